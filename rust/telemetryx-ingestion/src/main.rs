@@ -1,0 +1,2 @@
+//! telemetryx
+fn main() {}

@@ -1,0 +1,1 @@
+//! For tests only: starts and kills the service.
