@@ -1,1 +1,127 @@
-//! Settings.
+//! Every setting of the service: its name, default, bounds and documentation.
+//!
+//! A section is a struct in a file of its own; the doc comments are the reference (`docs/configuration.md` is generated
+//! from them). [`Config::load`] is the only way in: it says everything that is wrong at once, and what it returns is
+//! valid, so nobody checks again. Nothing here starts, opens or connects anything.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `http.rs` … `dead_letters.rs` | one section each |
+//! | `plugins.rs` | what is chosen by name and keeps its own keys |
+//! | `values/` | sizes, durations, secrets, names |
+//! | `error.rs` | what is wrong |
+
+mod admin;
+mod admission;
+mod auth;
+mod dead_letters;
+mod error;
+mod http;
+mod journal;
+mod plugins;
+mod processing;
+mod query;
+mod routes;
+mod shutdown;
+mod validation;
+mod values;
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use admin::AdminConfig;
+pub use admission::{
+    AdmissionConfig, OverflowConfig, OverflowPolicy, RateLimitConfig, RateLimitPer,
+};
+pub use auth::{AuthConfig, KeyConfig};
+pub use dead_letters::DeadLettersConfig;
+pub use error::{ConfigError, ConfigErrors};
+pub use http::HttpConfig;
+pub use journal::{EmbeddedConfig, Fsync, JournalConfig, JournalEngine, JournalRetainConfig};
+pub use plugins::{PluginConfig, SinkConfig};
+pub use processing::ProcessingConfig;
+pub use query::QueryConfig;
+pub use routes::{Attempts, BatchConfig, BreakerConfig, FilterConfig, RetryConfig, RouteConfig};
+pub use shutdown::ShutdownConfig;
+pub use validation::{OnInvalid, RequiredField, ValidationConfig};
+pub use values::{ByteSize, Duration, KeyHash, MASK, RouteName, Secret, SourceName, ValueError};
+
+/// Every setting of the service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Directory of everything that is kept: journal, positions, stores, dead letters.
+    ///
+    /// Made if it is missing; a path that is not absolute starts at the working directory. One process at a time.
+    ///
+    /// Default: `./data`.
+    pub data_dir: PathBuf,
+
+    /// The HTTP listener.
+    pub http: HttpConfig,
+
+    /// Who may send.
+    pub auth: AuthConfig,
+
+    /// How much may come in.
+    pub admission: AdmissionConfig,
+
+    /// Which events may enter.
+    pub validation: ValidationConfig,
+
+    /// What every route does to events.
+    pub processing: ProcessingConfig,
+
+    /// Where accepted events become durable.
+    pub journal: JournalConfig,
+
+    /// Where events go.
+    ///
+    /// Empty (`[]`): events are kept in the journal and go nowhere. A list that is given replaces the default as a whole.
+    ///
+    /// Default: route `stats` with sink `stats`, route `store` with sink `sqlite`.
+    pub routes: Vec<RouteConfig>,
+
+    /// Which route's store answers questions.
+    pub query: QueryConfig,
+
+    /// Who may see and change what is stored.
+    pub admin: AdminConfig,
+
+    /// What is kept of events that could not go on.
+    pub dead_letters: DeadLettersConfig,
+
+    /// How the service ends.
+    pub shutdown: ShutdownConfig,
+}
+
+/// The default route that feeds `/stats`.
+const STATS: &str = "stats";
+/// The default route that feeds `/events`.
+const STORE: &str = "store";
+
+impl Default for Config {
+    fn default() -> Self {
+        let route =
+            |name, kind| RouteConfig::new(RouteName::built_in(name), SinkConfig::of_kind(kind));
+        Self {
+            data_dir: PathBuf::from("./data"),
+            http: HttpConfig::default(),
+            auth: AuthConfig::default(),
+            admission: AdmissionConfig::default(),
+            validation: ValidationConfig::default(),
+            processing: ProcessingConfig::default(),
+            journal: JournalConfig::default(),
+            routes: vec![route(STATS, "stats"), route(STORE, "sqlite")],
+            query: QueryConfig {
+                events_from: Some(RouteName::built_in(STORE)),
+                counters_from: Some(RouteName::built_in(STATS)),
+            },
+            admin: AdminConfig::default(),
+            dead_letters: DeadLettersConfig::default(),
+            shutdown: ShutdownConfig::default(),
+        }
+    }
+}
