@@ -1,0 +1,92 @@
+//! `application/x-ndjson`: one event a line.
+
+use super::DecodeLimits;
+use super::draft::Draft;
+use super::object::read_event;
+use crate::scan::{Scanner, SyntaxError};
+use crate::{DecodeError, ErrorCode, Event, EventError, RejectedEvent};
+
+/// Visits the events of an NDJSON body, one a line.
+///
+/// A broken line is a rejected event, and the other lines go on. Blank lines are skipped and not counted.
+///
+/// # Errors
+///
+/// What makes the whole body unreadable. Then what was visited before does not count.
+pub fn decode_ndjson<'a>(
+    body: &'a [u8],
+    limits: &DecodeLimits,
+    mut visit: impl FnMut(Result<Event<'a>, RejectedEvent<'a>>),
+) -> Result<(), DecodeError> {
+    // One check for all lines if all are sound; else each is checked for itself.
+    let text = simdutf8::basic::from_utf8(body).ok();
+    let mut index = 0;
+    let mut start = 0;
+    while start < body.len() {
+        let rest = body.get(start..).unwrap_or_default();
+        let length = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+        let line = rest.get(..length).unwrap_or_default();
+        let raw = line.trim_ascii();
+        if !raw.is_empty() {
+            limits.check(index, raw.len())?;
+            let text = match text {
+                Some(text) => text.get(start..start + length),
+                None => simdutf8::basic::from_utf8(line).ok(),
+            };
+            visit(match text {
+                Some(text) => read_line(text, start, index, raw),
+                None => Err(not_utf8(line, start, index, raw)),
+            });
+            index += 1;
+        }
+        start += length + 1;
+    }
+    if index == 0 {
+        return Err(DecodeError::Empty);
+    }
+    Ok(())
+}
+
+/// Reads the one event of a line that begins at byte `base` of the body.
+#[inline]
+fn read_line<'a>(
+    line: &'a str,
+    base: usize,
+    index: u32,
+    raw: &'a [u8],
+) -> Result<Event<'a>, RejectedEvent<'a>> {
+    let mut scanner = Scanner::new(line);
+    scanner.skip_whitespace();
+    let start = scanner.pos();
+    let mut draft = Draft::new(base);
+    let read = read_event(&mut scanner, &mut draft).and_then(|()| scanner.finish());
+    match read {
+        Ok(()) => draft.finish(index, start, raw),
+        Err(error) => Err(broken(error, base, index, raw)),
+    }
+}
+
+#[cold]
+fn broken(error: SyntaxError, base: usize, index: u32, raw: &[u8]) -> RejectedEvent<'_> {
+    let SyntaxError { offset, message } = error;
+    let message = format!("{message} (byte {} of the body)", base + offset);
+    reject(ErrorCode::InvalidJson, message, index, raw)
+}
+
+#[cold]
+fn not_utf8<'a>(line: &[u8], base: usize, index: u32, raw: &'a [u8]) -> RejectedEvent<'a> {
+    let offset = match std::str::from_utf8(line) {
+        Ok(_) => 0,
+        Err(error) => error.valid_up_to(),
+    };
+    let message = format!(
+        "bytes that are not UTF-8 (byte {} of the body)",
+        base + offset
+    );
+    reject(ErrorCode::InvalidString, message, index, raw)
+}
+
+fn reject(code: ErrorCode, message: String, index: u32, raw: &[u8]) -> RejectedEvent<'_> {
+    let error = EventError::new("", code, message).at(index);
+    RejectedEvent { error, raw }
+}
