@@ -1,1 +1,39 @@
-//! For tests only: starts and kills the service.
+//! For tests only: the real service as a child process, a blocking HTTP client that can also misbehave, and patience.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `service.rs` | starts, kills, ends, restarts the real binary on a port and a directory of its own |
+//! | `http.rs` | a blocking HTTP/1.1 connection: requests as a client sends them, or any bytes at all |
+//! | `eventually.rs` | waits for a condition in place of sleeping |
+//! | `seed.rs` | a seed that is printed and can be given again, and random numbers from it |
+//!
+//! A test reads like a story:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use telemetryx_testkit::{Service, eventually};
+//!
+//! let mut service = Service::builder("target/debug/telemetryx").start();
+//! let answer = service.post_json("/ingest", r#"{"ts":"2026-01-01T00:00:00Z"}"#);
+//! assert_eq!(answer.status, 202);
+//! service.kill();
+//! service.restart();
+//! eventually(Duration::from_secs(5), "the event is counted", || {
+//!     service.get("/stats").json()["events_count"] == 1
+//! });
+//! ```
+//!
+//! Nothing here knows the service's code: it starts a program and talks HTTP. Whatever goes wrong in here panics, with
+//! the end of the service's log.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stderr, clippy::expect_used)]
+
+mod eventually;
+mod http;
+mod seed;
+mod service;
+
+pub use eventually::{eventually, eventually_some};
+pub use http::{Connection, Response};
+pub use seed::TestSeed;
+pub use service::{Exit, Service, ServiceBuilder, StartError, free_port};
