@@ -81,7 +81,7 @@ struct Stats {
 #[derive(serde::Deserialize)]
 struct EventPage {
     events: Vec<StoredEvent>,
-    #[serde(default)]
+    #[serde(default, alias = "next", alias = "cursor")]
     next_cursor: Option<String>,
 }
 
