@@ -17,10 +17,10 @@ pub struct AdmissionConfig {
     #[schemars(extend("x-min" = "1MiB", "x-max" = "1TiB"))]
     pub memory_budget: ByteSize,
 
-    /// Limit on requests per second.
+    /// A token bucket in front of everything else; while it is empty, requests are answered 429 with `Retry-After`.
     pub rate_limit: RateLimitConfig,
 
-    /// What happens when routes are too far behind.
+    /// What happens to new events while the slowest route is further behind than this.
     pub overflow: OverflowConfig,
 }
 
@@ -34,7 +34,7 @@ impl Default for AdmissionConfig {
     }
 }
 
-/// A token bucket in front of everything else; an empty one is answered 429 with `Retry-After`.
+/// Limit on requests per second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RateLimitConfig {
@@ -84,7 +84,7 @@ pub enum RateLimitPer {
     All,
 }
 
-/// What happens to new events while the slowest route is further behind than this.
+/// Limit on what routes may have before them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OverflowConfig {

@@ -14,7 +14,7 @@ pub struct JournalConfig {
     /// Default: `embedded`.
     pub engine: JournalEngine,
 
-    /// Settings of the engine `embedded`.
+    /// The journal in files under `data_dir`.
     pub embedded: EmbeddedConfig,
 }
 
@@ -27,7 +27,7 @@ pub enum JournalEngine {
     Embedded,
 }
 
-/// The journal in files under `data_dir`.
+/// Settings of the engine `embedded`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmbeddedConfig {
@@ -52,7 +52,7 @@ pub struct EmbeddedConfig {
     #[schemars(extend("x-min" = "64KiB", "x-max" = "2GiB"))]
     pub segment_size: ByteSize,
 
-    /// How long events stay once every route has passed them.
+    /// How long events stay for replay once every route has passed them; one that a route still needs always stays.
     pub retain: JournalRetainConfig,
 }
 
@@ -79,7 +79,7 @@ pub enum Fsync {
     Interval,
 }
 
-/// How long events stay for replay once every route has passed them; an event that a route still needs always stays.
+/// How long events stay once every route has passed them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct JournalRetainConfig {

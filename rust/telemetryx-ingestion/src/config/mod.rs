@@ -9,20 +9,36 @@
 //! | `http.rs` … `dead_letters.rs` | one section each |
 //! | `plugins.rs` | what is chosen by name and keeps its own keys |
 //! | `values/` | sizes, durations, secrets, names |
+//! | `load.rs` | defaults, then the file, then the environment: [`Config::load`] |
+//! | `tree.rs` | what was said, and where, in YAML or TOML |
+//! | `env.rs` | what environment variables say |
+//! | `shape.rs` | what may be said, read off the structs' schema |
+//! | `check.rs` | whether what was said may be said |
+//! | `later.rs` | settings that are promised and not here yet |
+//! | `rules.rs` | what must hold between settings |
 //! | `error.rs` | what is wrong |
+//! | `reference.rs` | writes `docs/configuration.md` |
 
 mod admin;
 mod admission;
 mod auth;
+mod check;
 mod dead_letters;
+mod env;
 mod error;
 mod http;
 mod journal;
+mod later;
+mod load;
 mod plugins;
 mod processing;
 mod query;
+mod reference;
 mod routes;
+mod rules;
+mod shape;
 mod shutdown;
+mod tree;
 mod validation;
 mod values;
 
@@ -36,13 +52,17 @@ pub use admission::{
     AdmissionConfig, OverflowConfig, OverflowPolicy, RateLimitConfig, RateLimitPer,
 };
 pub use auth::{AuthConfig, KeyConfig};
+pub use check::Origins;
 pub use dead_letters::DeadLettersConfig;
+pub use env::environment;
 pub use error::{ConfigError, ConfigErrors};
 pub use http::HttpConfig;
 pub use journal::{EmbeddedConfig, Fsync, JournalConfig, JournalEngine, JournalRetainConfig};
+pub use load::Language;
 pub use plugins::{PluginConfig, SinkConfig};
 pub use processing::ProcessingConfig;
 pub use query::QueryConfig;
+pub use reference::reference;
 pub use routes::{Attempts, BatchConfig, BreakerConfig, FilterConfig, RetryConfig, RouteConfig};
 pub use shutdown::ShutdownConfig;
 pub use validation::{OnInvalid, RequiredField, ValidationConfig};
@@ -59,19 +79,19 @@ pub struct Config {
     /// Default: `./data`.
     pub data_dir: PathBuf,
 
-    /// The HTTP listener.
+    /// The HTTP listener: `POST /ingest` and everything that can be asked.
     pub http: HttpConfig,
 
     /// Who may send.
     pub auth: AuthConfig,
 
-    /// How much may come in.
+    /// How much may come in at once, how fast, and what happens when routes fall behind.
     pub admission: AdmissionConfig,
 
-    /// Which events may enter.
+    /// Which events may enter. One that may not is reported to its sender by index; the others of its batch enter.
     pub validation: ValidationConfig,
 
-    /// What every route does to events.
+    /// What every route does to events before its sink.
     pub processing: ProcessingConfig,
 
     /// Where accepted events become durable.
@@ -84,16 +104,16 @@ pub struct Config {
     /// Default: route `stats` with sink `stats`, route `store` with sink `sqlite`.
     pub routes: Vec<RouteConfig>,
 
-    /// Which route's store answers questions.
+    /// Which route's store answers which question.
     pub query: QueryConfig,
 
-    /// Who may see and change what is stored.
+    /// Who may see stored events and change what is delivered (`/events`, dead letters, replay).
     pub admin: AdminConfig,
 
-    /// What is kept of events that could not go on.
+    /// What is kept of events that were refused or could not be processed or delivered, until somebody looks.
     pub dead_letters: DeadLettersConfig,
 
-    /// How the service ends.
+    /// How the service ends on SIGINT or SIGTERM.
     pub shutdown: ShutdownConfig,
 }
 

@@ -1,16 +1,20 @@
 //! What is chosen by name: validators, processors, sinks. Their keys are their own: the registry that knows the name
 //! builds it from them and says what is wrong with them. Adding one needs no change here.
 
+use std::fmt;
+
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::values::MASK;
 
 /// A validator or processor: its name, and the keys that are its own.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct PluginConfig {
     /// The name under which it is registered.
     pub name: String,
     /// The keys beside the name.
-    #[serde(flatten)]
+    #[serde(flatten, serialize_with = "masked")]
     pub rest: toml::Table,
 }
 
@@ -29,6 +33,15 @@ impl PluginConfig {
     }
 }
 
+impl fmt::Debug for PluginConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PluginConfig")
+            .field("name", &self.name)
+            .field("rest", &mask(&self.rest))
+            .finish()
+    }
+}
+
 impl JsonSchema for PluginConfig {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "PluginConfig".into()
@@ -44,12 +57,12 @@ impl JsonSchema for PluginConfig {
 }
 
 /// A sink: its kind, and the keys that are its own.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct SinkConfig {
     /// The name under which the kind is registered.
     pub kind: String,
     /// The keys beside the kind.
-    #[serde(flatten)]
+    #[serde(flatten, serialize_with = "masked")]
     pub rest: toml::Table,
 }
 
@@ -68,6 +81,15 @@ impl SinkConfig {
     }
 }
 
+impl fmt::Debug for SinkConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SinkConfig")
+            .field("kind", &self.kind)
+            .field("rest", &mask(&self.rest))
+            .finish()
+    }
+}
+
 impl JsonSchema for SinkConfig {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "SinkConfig".into()
@@ -79,5 +101,90 @@ impl JsonSchema for SinkConfig {
             "required": ["kind"],
             "additionalProperties": true,
         })
+    }
+}
+
+fn masked<S: Serializer>(rest: &toml::Table, serializer: S) -> Result<S::Ok, S::Error> {
+    mask(rest).serialize(serializer)
+}
+
+/// What may be shown of keys that are not ours: whatever sounds like a secret, and the password in a URL, is masked.
+fn mask(rest: &toml::Table) -> toml::Table {
+    let masked = |(key, value): (&String, &toml::Value)| (key.clone(), mask_value(key, value));
+    rest.iter().map(masked).collect()
+}
+
+fn mask_value(key: &str, value: &toml::Value) -> toml::Value {
+    use toml::Value;
+    match value {
+        Value::String(_) if sounds_secret(key) => Value::String(MASK.to_owned()),
+        Value::String(text) => Value::String(mask_password(text)),
+        Value::Array(items) => {
+            Value::Array(items.iter().map(|item| mask_value(key, item)).collect())
+        }
+        Value::Table(table) => Value::Table(mask(table)),
+        other => other.clone(),
+    }
+}
+
+fn sounds_secret(key: &str) -> bool {
+    let key = key.to_lowercase();
+    let secret = [
+        "password",
+        "secret",
+        "token",
+        "authorization",
+        "credential",
+        "api_key",
+        "api-key",
+        "access_key",
+    ];
+    !key.ends_with("_file") && (key == "key" || secret.iter().any(|word| key.contains(word)))
+}
+
+/// `postgres://user:password@host/db` as `postgres://user:***@host/db`.
+fn mask_password(text: &str) -> String {
+    let masked = text.split_once("://").and_then(|(scheme, rest)| {
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        let (user, host) = authority.rsplit_once('@')?;
+        let (name, _) = user.split_once(':')?;
+        Some(format!("{scheme}://{name}:{MASK}@{host}{path}"))
+    });
+    masked.unwrap_or_else(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SinkConfig;
+
+    #[test]
+    fn what_sounds_like_a_secret_is_never_shown() {
+        let sink: SinkConfig = toml::from_str(
+            r#"
+            kind = "s3"
+            url = "postgres://me:hunter2@db:5432/events?x=1"
+            token_file = "/run/token"
+            partition_key = "source"
+            options = { secret_access_key = "hunter2", region = "eu" }
+            hmac = { key = "hunter2" }
+            "#,
+        )
+        .unwrap();
+        let shown = format!("{sink:?} {}", serde_json::to_string(&sink).unwrap());
+        assert!(!shown.contains("hunter2"), "{shown}");
+        for kept in [
+            "postgres://me:***@db:5432/events?x=1",
+            "/run/token",
+            "source",
+            "eu",
+        ] {
+            assert!(shown.contains(kept), "{kept} in {shown}");
+        }
+        assert_eq!(
+            sink.parameters()["hmac"]["key"].as_str(),
+            Some("hunter2"),
+            "the constructor gets the secret itself"
+        );
     }
 }

@@ -5,6 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::values::RouteName;
 
+/// Kinds of sinks whose store can answer `/events`.
+pub(super) const EVENT_SINKS: [&str; 1] = ["sqlite"];
+/// Kinds of sinks whose counters can answer `/stats`.
+pub(super) const COUNTER_SINKS: [&str; 1] = ["stats"];
+
 /// Which route's store answers which question.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

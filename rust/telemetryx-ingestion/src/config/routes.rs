@@ -25,7 +25,7 @@ pub struct RouteConfig {
     /// `kind` chooses the sink; the other keys are that sink's own.
     pub sink: SinkConfig,
 
-    /// Which events it takes.
+    /// Which events it takes: those that pass all of this. The others are counted as filtered.
     #[serde(default)]
     pub filter: FilterConfig,
 
@@ -35,15 +35,15 @@ pub struct RouteConfig {
     #[serde(default)]
     pub processors: Vec<PluginConfig>,
 
-    /// How many events are delivered together.
+    /// How many events are delivered together. The first limit that is reached closes a batch.
     #[serde(default)]
     pub batch: BatchConfig,
 
-    /// How a delivery that failed is tried again.
+    /// How a delivery that failed for a passing reason is tried again: after a delay that doubles, with jitter.
     #[serde(default)]
     pub retry: RetryConfig,
 
-    /// When deliveries pause because the sink is down.
+    /// When deliveries pause because the sink is down. Then one at a time probes whether it is back.
     #[serde(default)]
     pub breaker: BreakerConfig,
 }
@@ -63,13 +63,14 @@ impl RouteConfig {
     }
 }
 
-/// Which events a route takes: those that pass all three. The others are counted as filtered.
+/// Which events a route takes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FilterConfig {
     /// Types it takes; none named: all.
     ///
     /// Default: `[]`.
+    #[schemars(inner(length(min = 1, max = 128)))]
     pub types: Vec<String>,
 
     /// Sources it takes; none named: all.
@@ -90,7 +91,7 @@ impl FilterConfig {
     }
 }
 
-/// How many events are delivered together. The first limit that is reached closes a batch.
+/// How many events are delivered together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BatchConfig {
@@ -123,7 +124,7 @@ impl Default for BatchConfig {
     }
 }
 
-/// How a delivery that failed for a passing reason is tried again: after a delay that doubles, with jitter.
+/// How a delivery that failed is tried again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetryConfig {
@@ -226,7 +227,7 @@ impl JsonSchema for Attempts {
     }
 }
 
-/// When deliveries pause because the sink is down. Then one delivery at a time probes whether it is back.
+/// When deliveries pause because the sink is down.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BreakerConfig {

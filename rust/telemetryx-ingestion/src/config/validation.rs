@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use telemetryx_common::FieldSet;
 
 use super::{plugins::PluginConfig, values::Duration};
 
@@ -33,6 +34,14 @@ pub struct ValidationConfig {
     ///
     /// Default: `[]`.
     pub plugins: Vec<PluginConfig>,
+}
+
+impl ValidationConfig {
+    /// The fields that an event must bring, `ts` among them.
+    pub fn required_fields(&self) -> FieldSet {
+        let required = self.required.iter().copied().map(FieldSet::from);
+        required.fold(FieldSet::TS, |all, field| all | field)
+    }
 }
 
 impl Default for ValidationConfig {
@@ -77,6 +86,20 @@ impl RequiredField {
             Self::Attributes => "attributes",
             Self::PartitionKey => "partition_key",
             Self::Payload => "payload",
+        }
+    }
+}
+
+impl From<RequiredField> for FieldSet {
+    fn from(field: RequiredField) -> Self {
+        match field {
+            RequiredField::Id => Self::ID,
+            RequiredField::Type => Self::TYPE,
+            RequiredField::Source => Self::SOURCE,
+            RequiredField::SchemaVersion => Self::SCHEMA_VERSION,
+            RequiredField::Attributes => Self::ATTRIBUTES,
+            RequiredField::PartitionKey => Self::PARTITION_KEY,
+            RequiredField::Payload => Self::PAYLOAD,
         }
     }
 }

@@ -69,6 +69,12 @@ impl JsonSchema for Secret {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyHash([u8; 32]);
 
+/// The SHA-256 of an empty text: what `sha256sum` prints for a key that was never set.
+const OF_NOTHING: [u8; 32] = [
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24,
+    0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+];
+
 impl KeyHash {
     /// How a hash is written, for messages and the reference.
     pub const FORM: &str = "64 hexadecimal digits, as printed by: printf %s \"$KEY\" | sha256sum";
@@ -86,18 +92,18 @@ impl FromStr for KeyHash {
         if text == MASK {
             return Err(ValueError::new("`***` is a mask, not the hash itself"));
         }
-        let digits: Option<Vec<u8>> = text
+        let digits = text
             .chars()
-            .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
-            .collect();
-        let pairs = digits.map(|digits| {
-            digits
-                .chunks(2)
-                .map(|pair| pair.iter().fold(0, |byte, d| byte << 4 | d))
-                .collect()
-        });
-        match pairs.map(<[u8; 32]>::try_from as fn(Vec<u8>) -> Result<[u8; 32], Vec<u8>>) {
-            Some(Ok(hash)) if text.len() == 64 => Ok(Self(hash)),
+            .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()));
+        let digits = digits.collect::<Option<Vec<u8>>>().unwrap_or_default();
+        let bytes = digits
+            .chunks(2)
+            .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit));
+        match <[u8; 32]>::try_from(bytes.collect::<Vec<u8>>()) {
+            Ok(hash) if hash == OF_NOTHING => Err(ValueError::new(
+                "it is the SHA-256 of an empty text: was $KEY not set?",
+            )),
+            Ok(hash) if digits.len() == 64 => Ok(Self(hash)),
             // The value is not repeated: it may be the key itself, put here by mistake.
             _ => Err(ValueError::new("it is not the SHA-256 of a key")),
         }
@@ -162,6 +168,17 @@ mod tests {
         assert_eq!(hash.as_bytes()[..4], [0, 255, 0, 255]);
         assert_eq!(digits.to_uppercase().parse::<KeyHash>().unwrap(), hash);
         assert_eq!(format!("{hash:?}"), "***");
+    }
+
+    #[test]
+    fn the_hash_of_an_unset_variable_opens_no_door() {
+        let hash = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert!(
+            hash.parse::<KeyHash>()
+                .unwrap_err()
+                .to_string()
+                .contains("empty text")
+        );
     }
 
     #[test]

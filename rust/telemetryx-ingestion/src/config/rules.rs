@@ -1,0 +1,246 @@
+//! What must hold between settings, once each of them is right on its own.
+
+use std::{collections::BTreeSet, fs, io::Read as _, path::Path};
+
+use super::{
+    Config, STATS, STORE,
+    error::ConfigError,
+    query::{COUNTER_SINKS, EVENT_SINKS},
+    routes::RouteConfig,
+    values::{RouteName, Secret},
+};
+
+/// How much of a token's file is read.
+const TOKEN_FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// Builds what the settings mean together and says which of them contradict each other. A list in `damaged` lost
+/// elements that were wrong on their own: nothing can be said about what it lacks.
+pub(super) fn settle(config: &mut Config, damaged: &BTreeSet<String>) -> Vec<ConfigError> {
+    let mut errors = Vec::new();
+    limits(config, &mut errors);
+    if !damaged.contains("auth.keys") {
+        keys(config, &mut errors);
+    }
+    if !damaged.contains("routes") {
+        routes(config, &mut errors);
+        queries(config, &mut errors);
+    }
+    token(config, &mut errors);
+    errors
+}
+
+fn wrong(
+    errors: &mut Vec<ConfigError>,
+    key: impl Into<String>,
+    message: String,
+    hint: impl Into<String>,
+) {
+    errors.push(ConfigError {
+        origin: None,
+        key: key.into(),
+        message,
+        hint: Some(hint.into()),
+    });
+}
+
+fn limits(config: &Config, errors: &mut Vec<ConfigError>) {
+    let (http, budget) = (&config.http, config.admission.memory_budget);
+    if http.max_event > http.max_body {
+        let message = format!(
+            "{} is more than http.max_body, {}",
+            http.max_event, http.max_body
+        );
+        wrong(
+            errors,
+            "http.max_event",
+            message,
+            "an event cannot be larger than its body",
+        );
+    }
+    if budget < http.max_body {
+        let message = format!("{budget} is less than http.max_body, {}", http.max_body);
+        wrong(
+            errors,
+            "admission.memory_budget",
+            message,
+            "the largest body must fit into it",
+        );
+    }
+}
+
+fn keys(config: &Config, errors: &mut Vec<ConfigError>) {
+    for (index, key) in config.auth.keys.iter().enumerate() {
+        let before = config.auth.keys.iter().take(index);
+        if let Some(first) = before.clone().position(|other| other.name == key.name) {
+            let message = format!("`{}` is the name of auth.keys[{first}] already", key.name);
+            wrong(
+                errors,
+                format!("auth.keys[{index}].name"),
+                message,
+                "give each key its own name",
+            );
+        }
+        if let Some(first) = before.clone().position(|other| other.sha256 == key.sha256) {
+            let message = format!("is the key of auth.keys[{first}] already");
+            wrong(
+                errors,
+                format!("auth.keys[{index}].sha256"),
+                message,
+                "give each client its own key",
+            );
+        }
+    }
+}
+
+fn routes(config: &Config, errors: &mut Vec<ConfigError>) {
+    for (index, route) in config.routes.iter().enumerate() {
+        let path = format!("routes[{index}]");
+        // Names are file names too, and some file systems do not tell `Store` from `store`.
+        let same = |other: &RouteConfig| {
+            other
+                .name
+                .as_str()
+                .eq_ignore_ascii_case(route.name.as_str())
+        };
+        if let Some(first) = config.routes.iter().take(index).position(same) {
+            let message = format!("`{}` is the name of routes[{first}] already", route.name);
+            wrong(
+                errors,
+                format!("{path}.name"),
+                message,
+                "give each route its own name",
+            );
+        }
+        if route.retry.max < route.retry.initial {
+            let message = format!(
+                "{} is less than retry.initial, {}",
+                route.retry.max, route.retry.initial
+            );
+            wrong(
+                errors,
+                format!("{path}.retry.max"),
+                message,
+                "delays grow from initial to max",
+            );
+        }
+    }
+}
+
+fn queries(config: &mut Config, errors: &mut Vec<ConfigError>) {
+    let Config { query, routes, .. } = config;
+    query_target(
+        "query.events_from",
+        &mut query.events_from,
+        STORE,
+        &EVENT_SINKS,
+        routes,
+        errors,
+    );
+    query_target(
+        "query.counters_from",
+        &mut query.counters_from,
+        STATS,
+        &COUNTER_SINKS,
+        routes,
+        errors,
+    );
+}
+
+/// What was not said becomes the route of the usual name if there is one that can answer.
+fn query_target(
+    key: &str,
+    target: &mut Option<RouteName>,
+    usual: &str,
+    sinks: &[&str],
+    routes: &[RouteConfig],
+    errors: &mut Vec<ConfigError>,
+) {
+    let answers = |route: &&RouteConfig| sinks.contains(&route.sink.kind.as_str());
+    let Some(name) = target else {
+        let usual = routes
+            .iter()
+            .filter(answers)
+            .find(|route| route.name == usual);
+        *target = usual.map(|route| route.name.clone());
+        return;
+    };
+    let able = routes
+        .iter()
+        .filter(answers)
+        .map(|route| format!("`{}`", route.name));
+    let able = able.collect::<Vec<_>>().join(", ");
+    let hint = if able.is_empty() {
+        format!(
+            "no route has a sink of kind {}: leave it out",
+            sinks.join(" or ")
+        )
+    } else {
+        format!("routes that can answer: {able}")
+    };
+    match routes.iter().find(|route| route.name == *name) {
+        None => wrong(errors, key, format!("there is no route `{name}`"), hint),
+        Some(route) if !answers(&route) => {
+            let message = format!(
+                "the sink of route `{name}` is `{}`, which cannot answer",
+                route.sink.kind
+            );
+            wrong(errors, key, message, hint);
+        }
+        Some(_) => {}
+    }
+}
+
+fn token(config: &mut Config, errors: &mut Vec<ConfigError>) {
+    let admin = &mut config.admin;
+    let key = match &admin.token_file {
+        Some(_) if admin.token.is_some() => {
+            let message = "admin.token is set as well".to_owned();
+            return wrong(
+                errors,
+                "admin.token_file",
+                message,
+                "leave one of the two out",
+            );
+        }
+        Some(file) => match read_token(file) {
+            Ok(token) => {
+                admin.token = Some(token);
+                "admin.token_file"
+            }
+            Err(message) => {
+                let hint = "name a file that holds nothing but the token";
+                return wrong(errors, "admin.token_file", message, hint);
+            }
+        },
+        None => "admin.token",
+    };
+    let sendable = |token: &Secret| token.expose().bytes().all(|byte| byte.is_ascii_graphic());
+    if !admin.token.as_ref().is_none_or(sendable) {
+        let message = "the token has blanks or characters that a header cannot carry".to_owned();
+        wrong(
+            errors,
+            key,
+            message,
+            "use letters, digits and punctuation of ASCII",
+        );
+    }
+}
+
+fn read_token(file: &Path) -> Result<Secret, String> {
+    let mut text = String::new();
+    fs::File::open(file)
+        .and_then(|file| file.take(TOKEN_FILE_BYTES_MAX).read_to_string(&mut text))
+        .map_err(|error| format!("`{}` cannot be read: {}", file.display(), plain(&error)))?;
+    text.trim()
+        .parse()
+        .map_err(|error| format!("`{}` holds no token: {error}", file.display()))
+}
+
+/// The system's words without its error number.
+pub(super) fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((words, _)) => words.to_lowercase(),
+        None => text,
+    }
+}
