@@ -17,7 +17,7 @@
 
 use std::borrow::Cow;
 
-use crate::scan::SyntaxError;
+use crate::scan::Mistake;
 use crate::{DecodeError, ErrorCode};
 
 mod draft;
@@ -25,8 +25,6 @@ mod json;
 mod ndjson;
 mod object;
 mod protobuf;
-#[cfg(test)]
-mod tests;
 
 pub use json::decode_json;
 pub use ndjson::decode_ndjson;
@@ -96,9 +94,9 @@ fn not_utf8(body: &[u8]) -> DecodeError {
 }
 
 #[cold]
-fn syntax(body: &[u8], error: SyntaxError) -> DecodeError {
+fn syntax(body: &[u8], mistake: Mistake) -> DecodeError {
     let code = ErrorCode::InvalidJson;
-    malformed(body, error.offset, code, error.message)
+    malformed(body, mistake.offset, code, mistake.message)
 }
 
 /// The error with line and column, which are counted only now.

@@ -85,7 +85,7 @@ mod tests {
                 .get_version_num(),
             5
         );
-        assert_eq!(of_key("k-1")[0], "PINNED");
+        assert_eq!(of_key("k-1")[0], "6657dba5-00d7-57aa-9521-90c98924adaf");
     }
 
     #[test]

@@ -71,7 +71,8 @@ fn write_event_with(
     out.extend_from_slice(b"\"}");
 }
 
-fn write_attributes(event: &Event<'_>, out: &mut Vec<u8>) {
+/// Appends the attributes of the event as one JSON object.
+pub fn write_attributes(event: &Event<'_>, out: &mut Vec<u8>) {
     out.push(b'{');
     for (place, (name, value)) in event.attributes.iter().enumerate() {
         if place > 0 {

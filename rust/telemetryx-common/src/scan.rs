@@ -12,24 +12,32 @@
 //!
 //! | file | what lives there |
 //! | --- | --- |
-//! | `scan/string.rs` | strings: finding their end, checking and resolving escapes |
+//! | `scan/find.rs` | the end of a string, many bytes a step |
+//! | `scan/string.rs` | strings: checking and resolving escapes |
 //! | `scan/number.rs` | numbers |
 //! | `scan/nesting.rs` | which brackets are open, one bit each |
+
+use std::borrow::Cow;
 
 use crate::ErrorCode;
 use nesting::Nesting;
 
+mod find;
 mod nesting;
 mod number;
 mod string;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use string::find_special;
+pub(crate) use find::find_special;
 
-/// Text that is not JSON: where, and what was expected there.
+/// The text is not JSON. Where and why, [`Scanner::mistake`] says: so results stay in registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SyntaxError {
+pub(crate) struct Broken;
+
+/// Where text stops being JSON, and what was expected there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mistake {
     pub(crate) offset: usize,
     pub(crate) message: &'static str,
 }
@@ -42,41 +50,44 @@ pub(crate) struct Fault {
     pub(crate) message: &'static str,
 }
 
-/// A string as it stands in the text, without its quotes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct StringToken {
-    pub(crate) start: usize,
-    pub(crate) end: usize,
-    pub(crate) escaped: bool,
-}
-
-/// A value that was just scanned.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Value {
-    String(StringToken),
-    /// Whether it has neither fraction nor exponent.
-    Number {
-        integer: bool,
-    },
+/// What was just scanned. One byte: where it stands, the caller knows from [`Scanner::pos`] before and after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A string without escapes.
+    String,
+    /// A string with escapes.
+    EscapedString,
+    /// A number with neither fraction nor exponent.
+    Integer,
+    /// A number with fraction or exponent.
+    Decimal,
     Boolean,
     Null,
     Array,
     Object,
 }
 
-impl Value {
+impl Kind {
     /// What it is, for messages.
-    pub(crate) fn kind(&self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
-            Value::String(_) => "a string",
-            Value::Number { integer: true } => "an integer",
-            Value::Number { integer: false } => "a number with fraction or exponent",
-            Value::Boolean => "a boolean",
-            Value::Null => "null",
-            Value::Array => "an array",
-            Value::Object => "an object",
+            Kind::String | Kind::EscapedString => "a string",
+            Kind::Integer => "an integer",
+            Kind::Decimal => "a number with fraction or exponent",
+            Kind::Boolean => "a boolean",
+            Kind::Null => "null",
+            Kind::Array => "an array",
+            Kind::Object => "an object",
         }
     }
+}
+
+/// A key with its quotes, as it stands in the text.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Key {
+    pub(crate) start: usize,
+    end: usize,
+    kind: Kind,
 }
 
 /// Walks over text, one value at a time.
@@ -85,6 +96,7 @@ pub(crate) struct Scanner<'a> {
     bytes: &'a [u8],
     pos: usize,
     fault: Option<Fault>,
+    mistake: Mistake,
 }
 
 impl<'a> Scanner<'a> {
@@ -94,6 +106,10 @@ impl<'a> Scanner<'a> {
             bytes: text.as_bytes(),
             pos: 0,
             fault: None,
+            mistake: Mistake {
+                offset: 0,
+                message: "",
+            },
         }
     }
 
@@ -118,26 +134,26 @@ impl<'a> Scanner<'a> {
     }
 
     /// The next byte; 0 at the end of the text, where nothing is valid, just as after a raw NUL.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn peek(&self) -> u8 {
         self.bytes.get(self.pos).copied().unwrap_or(0)
     }
 
     /// Steps over the byte that [`Scanner::peek`] showed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn bump(&mut self) {
         self.pos += 1;
     }
 
     /// Steps over the byte if it is next.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn eat(&mut self, byte: u8) -> bool {
         let found = self.peek() == byte;
         self.pos += usize::from(found);
         found
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn skip_whitespace(&mut self) {
         if self.peek() <= b' ' {
             self.skip_whitespace_run();
@@ -151,7 +167,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Nothing but white space may follow.
-    pub(crate) fn finish(&mut self) -> Result<(), SyntaxError> {
+    pub(crate) fn finish(&mut self) -> Result<(), Broken> {
         self.skip_whitespace();
         if self.pos < self.bytes.len() {
             return Err(self.error("nothing more may follow here"));
@@ -159,26 +175,48 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
+    /// The key's text, borrowed unless it has escapes.
+    #[inline(always)]
+    pub(crate) fn key_text(&self, key: Key) -> Cow<'a, str> {
+        match key.kind {
+            Kind::String => Cow::Borrowed(self.slice(key.start + 1, key.end - 1)),
+            _ => Cow::Owned(self.unescaped(key.start, key.end)),
+        }
+    }
+
+    /// The key's text if it has no escapes.
+    #[inline(always)]
+    pub(crate) fn plain_key(&self, key: Key) -> Option<&'a str> {
+        (key.kind == Kind::String).then(|| self.slice(key.start + 1, key.end - 1))
+    }
+
     /// The text between two places that the scanner reported.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn slice(&self, start: usize, end: usize) -> &'a str {
         self.text
             .get(start..end)
             .expect("tokens begin and end at ASCII bytes")
     }
 
-    /// An error at the place where the scanner stands.
+    /// Notes a mistake at the place where the scanner stands.
     #[cold]
-    pub(crate) fn error(&self, message: &'static str) -> SyntaxError {
+    pub(crate) fn error(&mut self, message: &'static str) -> Broken {
         let at_end = self.pos >= self.bytes.len();
-        SyntaxError {
+        self.mistake = Mistake {
             offset: self.pos,
             message: if at_end {
                 "the text ends too early"
             } else {
                 message
             },
-        }
+        };
+        Broken
+    }
+
+    /// What is wrong with text that is [`Broken`].
+    #[cold]
+    pub(crate) fn mistake(&self) -> Mistake {
+        self.mistake
     }
 
     #[cold]
@@ -192,23 +230,25 @@ impl<'a> Scanner<'a> {
     }
 
     /// A key, its colon, and the white space before the value.
-    #[inline]
-    pub(crate) fn key(&mut self) -> Result<StringToken, SyntaxError> {
+    #[inline(always)]
+    pub(crate) fn key(&mut self) -> Result<Key, Broken> {
         if self.peek() != b'"' {
             return Err(self.error("expected a key in double quotes"));
         }
-        let key = self.string()?;
+        let start = self.pos;
+        let kind = self.string()?;
+        let end = self.pos;
         self.skip_whitespace();
         if !self.eat(b':') {
             return Err(self.error("expected `:` after the key"));
         }
         self.skip_whitespace();
-        Ok(key)
+        Ok(Key { start, end, kind })
     }
 
     /// After a value in an object: whether another key follows.
-    #[inline]
-    pub(crate) fn another_key(&mut self) -> Result<bool, SyntaxError> {
+    #[inline(always)]
+    pub(crate) fn another_key(&mut self) -> Result<bool, Broken> {
         self.skip_whitespace();
         match self.peek() {
             b',' => {
@@ -226,21 +266,22 @@ impl<'a> Scanner<'a> {
 
     /// Any value. `level` is how deep it stands; what is nested too deep becomes a fault.
     #[inline]
-    pub(crate) fn value(&mut self, level: usize) -> Result<Value, SyntaxError> {
+    pub(crate) fn value(&mut self, level: usize) -> Result<Kind, Broken> {
         match self.peek() {
-            b'"' => self.string().map(Value::String),
-            b'-' | b'0'..=b'9' => self.number().map(|integer| Value::Number { integer }),
-            b'{' => self.container(level).map(|()| Value::Object),
-            b'[' => self.container(level).map(|()| Value::Array),
+            b'"' => self.string(),
+            b'-' | b'0'..=b'9' => self.number(),
+            b'{' => self.container(level).map(|()| Kind::Object),
+            b'[' => self.container(level).map(|()| Kind::Array),
             _ => self.literal(),
         }
     }
 
-    fn literal(&mut self) -> Result<Value, SyntaxError> {
-        let (word, value): (&[u8], Value) = match self.peek() {
-            b't' => (b"true", Value::Boolean),
-            b'f' => (b"false", Value::Boolean),
-            b'n' => (b"null", Value::Null),
+    #[inline(never)]
+    fn literal(&mut self) -> Result<Kind, Broken> {
+        let (word, value): (&[u8], Kind) = match self.peek() {
+            b't' => (b"true", Kind::Boolean),
+            b'f' => (b"false", Kind::Boolean),
+            b'n' => (b"null", Kind::Null),
             _ => return Err(self.error("expected a value")),
         };
         for expected in word {
@@ -252,7 +293,8 @@ impl<'a> Scanner<'a> {
     }
 
     /// An object or an array with all that is in it. The scanner stands before its bracket.
-    fn container(&mut self, level: usize) -> Result<(), SyntaxError> {
+    #[inline(never)]
+    fn container(&mut self, level: usize) -> Result<(), Broken> {
         let mut nesting = Nesting::new();
         loop {
             let opened = match self.peek() {
@@ -300,7 +342,7 @@ impl<'a> Scanner<'a> {
 
     /// After a value: closes what ends here and goes to the next value. `false`: the outermost bracket is closed.
     #[inline]
-    fn next_in(&mut self, nesting: &mut Nesting) -> Result<bool, SyntaxError> {
+    fn next_in(&mut self, nesting: &mut Nesting) -> Result<bool, Broken> {
         while nesting.depth() > 0 {
             self.skip_whitespace();
             let object = nesting.in_object();

@@ -22,8 +22,6 @@ use crate::Event;
 mod encode;
 mod message;
 mod reader;
-#[cfg(test)]
-mod tests;
 
 pub use encode::encode_event;
 pub(crate) use message::{MessageError, read_message};
@@ -50,6 +48,24 @@ pub fn events(body: &[u8]) -> Events<'_> {
     Events {
         reader: Reader::new(body),
     }
+}
+
+/// How many events the first part of an `EventBatch` has that is as large as the limits allow, and its length in bytes.
+///
+/// At least one event if there is any, even if it is larger than `max_bytes`; what is not an event ends the part.
+#[must_use]
+pub fn first_part(body: &[u8], max_events: usize, max_bytes: usize) -> (usize, usize) {
+    let mut reader = Reader::new(body);
+    let (mut events, mut length) = (0, 0);
+    while events < max_events && !reader.is_empty() {
+        let is_event = matches!(reader.tag(), Ok((EVENTS, WireType::Bytes)));
+        if !is_event || reader.bytes().is_err() || (events > 0 && reader.pos() > max_bytes) {
+            break;
+        }
+        events += 1;
+        length = reader.pos();
+    }
+    (events, length)
 }
 
 /// See [`events`].

@@ -103,6 +103,13 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Takes the payload.
+    #[inline]
+    pub(super) fn set_payload(&mut self, payload: &'a str) {
+        self.event.given.insert(FieldSet::PAYLOAD);
+        self.event.payload = Cow::Borrowed(payload);
+    }
+
     /// The limits of the fields that were set past the setters.
     #[inline]
     pub(super) fn check_lengths(&mut self, offset: usize) {

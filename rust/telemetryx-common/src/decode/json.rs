@@ -3,7 +3,7 @@
 use super::draft::Draft;
 use super::object::read_event;
 use super::{DecodeLimits, malformed, syntax, utf8};
-use crate::scan::{Scanner, SyntaxError};
+use crate::scan::{Broken, Scanner};
 use crate::{DecodeError, ErrorCode, Event, RejectedEvent};
 
 /// Visits the events of a JSON body: one event, an array of events, or `{"events":[…]}`.
@@ -57,9 +57,7 @@ impl<'a, V: FnMut(Result<Event<'a>, RejectedEvent<'a>>)> JsonReader<'a, '_, V> {
         } else {
             self.event()?;
         }
-        self.scanner
-            .finish()
-            .map_err(|error| syntax(self.body, error))
+        self.scanner.finish().map_err(|Broken| self.broken())
     }
 
     /// Steps up to the array of `{"events":[…]}`, if that is what stands here.
@@ -73,24 +71,30 @@ impl<'a, V: FnMut(Result<Event<'a>, RejectedEvent<'a>>)> JsonReader<'a, '_, V> {
         entered
     }
 
-    fn at_batch(&mut self) -> Result<bool, SyntaxError> {
+    fn at_batch(&mut self) -> Result<bool, Broken> {
         if !self.scanner.eat(b'{') {
             return Ok(false);
         }
         self.scanner.skip_whitespace();
         let key = self.scanner.key()?;
-        Ok(self.scanner.peek() == b'[' && self.scanner.content(key) == "events")
+        Ok(self.scanner.peek() == b'[' && self.scanner.key_text(key) == "events")
     }
 
     /// Says what is wrong behind the array of a batch.
     #[cold]
-    fn after_batch(&self) -> DecodeError {
+    fn after_batch(&mut self) -> DecodeError {
         let offset = self.scanner.pos();
         if self.scanner.peek() == b',' {
             let message = "a batch may have no field beside `events`";
             return malformed(self.body, offset, ErrorCode::UnknownField, message);
         }
-        syntax(self.body, self.scanner.error("expected `}`"))
+        self.scanner.error("expected `}`");
+        self.broken()
+    }
+
+    #[cold]
+    fn broken(&self) -> DecodeError {
+        syntax(self.body, self.scanner.mistake())
     }
 
     /// The events of an array. The scanner stands before its bracket.
@@ -108,7 +112,8 @@ impl<'a, V: FnMut(Result<Event<'a>, RejectedEvent<'a>>)> JsonReader<'a, '_, V> {
             } else if self.scanner.eat(b']') {
                 return Ok(());
             } else {
-                return Err(syntax(self.body, self.scanner.error("expected `,` or `]`")));
+                self.scanner.error("expected `,` or `]`");
+                return Err(self.broken());
             }
         }
     }
@@ -117,9 +122,7 @@ impl<'a, V: FnMut(Result<Event<'a>, RejectedEvent<'a>>)> JsonReader<'a, '_, V> {
     fn event(&mut self) -> Result<(), DecodeError> {
         let start = self.scanner.pos();
         let mut draft = Draft::new(0);
-        if let Err(error) = read_event(&mut self.scanner, &mut draft) {
-            return Err(syntax(self.body, error));
-        }
+        read_event(&mut self.scanner, &mut draft).map_err(|Broken| self.broken())?;
         let raw = self.body.get(start..self.scanner.pos()).unwrap_or_default();
         self.limits.check(self.index, raw.len())?;
         (self.visit)(draft.finish(self.index, start, raw));

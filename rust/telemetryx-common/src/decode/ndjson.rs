@@ -3,7 +3,7 @@
 use super::DecodeLimits;
 use super::draft::Draft;
 use super::object::read_event;
-use crate::scan::{Scanner, SyntaxError};
+use crate::scan::{Broken, Mistake, Scanner};
 use crate::{DecodeError, ErrorCode, Event, EventError, RejectedEvent};
 
 /// Visits the events of an NDJSON body, one a line.
@@ -62,13 +62,13 @@ fn read_line<'a>(
     let read = read_event(&mut scanner, &mut draft).and_then(|()| scanner.finish());
     match read {
         Ok(()) => draft.finish(index, start, raw),
-        Err(error) => Err(broken(error, base, index, raw)),
+        Err(Broken) => Err(broken(scanner.mistake(), base, index, raw)),
     }
 }
 
 #[cold]
-fn broken(error: SyntaxError, base: usize, index: u32, raw: &[u8]) -> RejectedEvent<'_> {
-    let SyntaxError { offset, message } = error;
+fn broken(mistake: Mistake, base: usize, index: u32, raw: &[u8]) -> RejectedEvent<'_> {
+    let Mistake { offset, message } = mistake;
     let message = format!("{message} (byte {} of the body)", base + offset);
     reject(ErrorCode::InvalidJson, message, index, raw)
 }

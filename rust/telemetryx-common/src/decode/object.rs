@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::draft::{Draft, shorten};
-use crate::scan::{Scanner, StringToken, SyntaxError, Value};
+use crate::scan::{Broken, Key, Kind, Scanner};
 use crate::{ErrorCode, FieldSet, Source, Timestamp};
 
 /// How deep the values of an event's fields stand: the event is level 0, and may have `MAX_DEPTH` levels.
@@ -14,7 +14,7 @@ const FIELD_LEVEL: usize = 1;
 pub(super) fn read_event<'a>(
     scanner: &mut Scanner<'a>,
     draft: &mut Draft<'a>,
-) -> Result<(), SyntaxError> {
+) -> Result<(), Broken> {
     let start = scanner.pos();
     if !scanner.eat(b'{') {
         return read_other(scanner, draft);
@@ -35,29 +35,28 @@ pub(super) fn read_event<'a>(
 
 /// Steps over a value that is no event.
 #[cold]
-fn read_other(scanner: &mut Scanner<'_>, draft: &mut Draft<'_>) -> Result<(), SyntaxError> {
+fn read_other(scanner: &mut Scanner<'_>, draft: &mut Draft<'_>) -> Result<(), Broken> {
     let start = scanner.pos();
-    let value = scanner.value(0)?;
+    let kind = scanner.value(0)?;
     if let Some(fault) = scanner.take_fault() {
         draft.fail_with("", fault);
     }
-    let message = format!("an event is a JSON object, not {}", value.kind());
+    let message = format!("an event is a JSON object, not {}", kind.name());
     draft.fail("", ErrorCode::InvalidType, start, &message);
     Ok(())
 }
 
 /// Reads a key and its value.
-#[inline]
+#[inline(always)]
 fn read_field<'a>(
     scanner: &mut Scanner<'a>,
     draft: &mut Draft<'a>,
     seen: &mut FieldSet,
-) -> Result<(), SyntaxError> {
+) -> Result<(), Broken> {
     let key = scanner.key()?;
-    let field = if key.escaped {
-        FieldSet::from_key(scanner.content(key).as_bytes())
-    } else {
-        FieldSet::from_key(scanner.slice(key.start, key.end).as_bytes())
+    let field = match scanner.plain_key(key) {
+        Some(text) => FieldSet::from_key(text.as_bytes()),
+        None => FieldSet::from_key(scanner.key_text(key).as_bytes()),
     };
     let Some(field) = field else {
         return read_unknown(scanner, draft, key);
@@ -68,11 +67,18 @@ fn read_field<'a>(
     seen.insert(field);
 
     let start = scanner.pos();
-    match field {
-        FieldSet::ATTRIBUTES if scanner.peek() == b'{' => read_attributes(scanner, draft)?,
-        _ => {
-            let value = scanner.value(FIELD_LEVEL)?;
-            set_field(scanner, draft, field, value, start);
+    if field == FieldSet::ATTRIBUTES && scanner.peek() == b'{' {
+        read_attributes(scanner, draft)?;
+    } else {
+        let kind = scanner.value(FIELD_LEVEL)?;
+        let end = scanner.pos();
+        match kind {
+            Kind::String => {
+                let text = Cow::Borrowed(scanner.slice(start + 1, end - 1));
+                set_text(draft, field, text, scanner.slice(start, end), start);
+            }
+            Kind::EscapedString => set_escaped(scanner, draft, field, start),
+            _ => set_other(draft, field, kind, scanner.slice(start, end), start),
         }
     }
     if let Some(fault) = scanner.take_fault() {
@@ -81,51 +87,57 @@ fn read_field<'a>(
     Ok(())
 }
 
-/// Gives the draft a value that was scanned from `start` to where the scanner stands.
-#[inline]
-fn set_field<'a>(
-    scanner: &Scanner<'a>,
+/// Gives the draft the string that was scanned from `start` on; `raw` is the same with its quotes.
+#[inline(always)]
+fn set_text<'a>(
     draft: &mut Draft<'a>,
     field: FieldSet,
-    value: Value,
+    text: Cow<'a, str>,
+    raw: &'a str,
     start: usize,
 ) {
-    let text = || scanner.slice(start, scanner.pos());
-    match (field, value) {
-        (FieldSet::PAYLOAD, _) => {
-            draft.event.payload = Cow::Borrowed(text());
-            draft.event.given.insert(FieldSet::PAYLOAD);
+    match field {
+        FieldSet::ID => draft.set_id(text, start),
+        FieldSet::TS => set_time(draft, Timestamp::parse(&text), start),
+        FieldSet::TYPE => draft.set_type(text, start),
+        FieldSet::SOURCE => draft.set_source(Source::Name(text), start),
+        FieldSet::PARTITION_KEY => draft.set_partition_key(text),
+        FieldSet::PAYLOAD => draft.set_payload(raw),
+        FieldSet::RECEIVED_AT => {}
+        _ => fail_type(draft, field, Kind::String, start),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn set_escaped<'a>(scanner: &Scanner<'a>, draft: &mut Draft<'a>, field: FieldSet, start: usize) {
+    let end = scanner.pos();
+    let text = Cow::Owned(scanner.unescaped(start, end));
+    set_text(draft, field, text, scanner.slice(start, end), start);
+}
+
+/// Gives the draft what is not a string: `text`, which was scanned from `start` on.
+#[inline(always)]
+fn set_other<'a>(draft: &mut Draft<'a>, field: FieldSet, kind: Kind, text: &'a str, start: usize) {
+    match (field, kind) {
+        (FieldSet::PAYLOAD, _) => draft.set_payload(text),
+        (FieldSet::TS, Kind::Integer | Kind::Decimal) => {
+            set_time(draft, Timestamp::from_epoch_number(text), start);
         }
-        (FieldSet::TS, Value::String(token)) => {
-            set_time(draft, Timestamp::parse(&scanner.content(token)), start);
-        }
-        (FieldSet::TS, Value::Number { .. }) => {
-            set_time(draft, Timestamp::from_epoch_number(text()), start);
-        }
-        (FieldSet::ID, Value::String(token)) => draft.set_id(scanner.content(token), start),
-        (FieldSet::ID, Value::Number { integer: true }) => {
-            draft.set_id(Cow::Borrowed(text()), start);
-        }
-        (FieldSet::TYPE, Value::String(token)) => draft.set_type(scanner.content(token), start),
-        (FieldSet::SOURCE, Value::String(token)) => {
-            draft.set_source(Source::Name(scanner.content(token)), start);
-        }
-        (FieldSet::SOURCE, Value::Number { integer: true }) => match text().parse() {
-            Ok(number) => draft.set_source(Source::Number(number), start),
-            Err(_) => fail_source_number(draft, start),
-        },
-        (FieldSet::SCHEMA_VERSION, Value::Number { integer: true }) => match text().parse() {
+        (FieldSet::SCHEMA_VERSION, Kind::Integer) => match text.parse() {
             Ok(version @ 1..) => {
                 draft.event.schema_version = version;
                 draft.event.given.insert(FieldSet::SCHEMA_VERSION);
             }
             _ => fail_schema_version(draft, start),
         },
-        (FieldSet::PARTITION_KEY, Value::String(token)) => {
-            draft.set_partition_key(scanner.content(token));
-        }
+        (FieldSet::ID, Kind::Integer) => draft.set_id(Cow::Borrowed(text), start),
+        (FieldSet::SOURCE, Kind::Integer) => match text.parse() {
+            Ok(number) => draft.set_source(Source::Number(number), start),
+            Err(_) => fail_source_number(draft, start),
+        },
         (FieldSet::RECEIVED_AT, _) => {}
-        _ => fail_type(draft, field, value, start),
+        _ => fail_type(draft, field, kind, start),
     }
 }
 
@@ -145,10 +157,7 @@ fn set_time(draft: &mut Draft<'_>, parsed: Result<Timestamp, crate::TimestampErr
 }
 
 /// Reads the object of attributes. The scanner stands before its brace.
-fn read_attributes<'a>(
-    scanner: &mut Scanner<'a>,
-    draft: &mut Draft<'a>,
-) -> Result<(), SyntaxError> {
+fn read_attributes<'a>(scanner: &mut Scanner<'a>, draft: &mut Draft<'a>) -> Result<(), Broken> {
     draft.event.given.insert(FieldSet::ATTRIBUTES);
     scanner.bump();
     scanner.skip_whitespace();
@@ -158,12 +167,13 @@ fn read_attributes<'a>(
     loop {
         let key = scanner.key()?;
         let start = scanner.pos();
-        match scanner.value(FIELD_LEVEL + 1)? {
-            Value::String(token) => {
-                let attribute = (scanner.content(key), scanner.content(token));
-                draft.event.attributes.push(attribute);
+        let kind = scanner.value(FIELD_LEVEL + 1)?;
+        let name = scanner.key_text(key);
+        match scalar(scanner, kind, start) {
+            Some(value) if matches!(kind, Kind::String | Kind::EscapedString) => {
+                draft.event.attributes.push((name, value));
             }
-            other => fail_attribute(draft, &scanner.content(key), other, start),
+            _ => fail_attribute(draft, &name, kind, start),
         }
         if !scanner.another_key()? {
             return Ok(());
@@ -175,24 +185,32 @@ fn read_attributes<'a>(
 fn read_unknown<'a>(
     scanner: &mut Scanner<'a>,
     draft: &mut Draft<'a>,
-    key: StringToken,
-) -> Result<(), SyntaxError> {
+    key: Key,
+) -> Result<(), Broken> {
     let start = scanner.pos();
-    let value = scanner.value(FIELD_LEVEL)?;
-    let name = scanner.content(key);
+    let kind = scanner.value(FIELD_LEVEL)?;
+    let name = scanner.key_text(key);
     if let Some(fault) = scanner.take_fault() {
         draft.fail_with(shorten(&name), fault);
     }
-    let text = match value {
-        Value::String(token) => scanner.content(token),
-        Value::Number { .. } | Value::Boolean => Cow::Borrowed(scanner.slice(start, scanner.pos())),
-        _ => {
-            fail_unknown(draft, &name, value, key.start);
-            return Ok(());
-        }
-    };
-    draft.event.attributes.push((name, text));
+    match scalar(scanner, kind, start) {
+        Some(text) => draft.event.attributes.push((name, text)),
+        None => fail_unknown(draft, &name, kind, key.start),
+    }
     Ok(())
+}
+
+/// The text of a scalar that was scanned from `start` on; nothing for anything else.
+fn scalar<'a>(scanner: &Scanner<'a>, kind: Kind, start: usize) -> Option<Cow<'a, str>> {
+    let end = scanner.pos();
+    match kind {
+        Kind::String => Some(Cow::Borrowed(scanner.slice(start + 1, end - 1))),
+        Kind::EscapedString => Some(Cow::Owned(scanner.unescaped(start, end))),
+        Kind::Integer | Kind::Decimal | Kind::Boolean => {
+            Some(Cow::Borrowed(scanner.slice(start, end)))
+        }
+        Kind::Null | Kind::Array | Kind::Object => None,
+    }
 }
 
 #[cold]
@@ -203,7 +221,7 @@ fn fail_duplicate(draft: &mut Draft<'_>, field: FieldSet, offset: usize) {
 }
 
 #[cold]
-fn fail_type(draft: &mut Draft<'_>, field: FieldSet, value: Value, offset: usize) {
+fn fail_type(draft: &mut Draft<'_>, field: FieldSet, kind: Kind, offset: usize) {
     // Wrong is not missing: say one thing.
     draft.event.given.insert(field);
     let name = field.first_name();
@@ -215,11 +233,11 @@ fn fail_type(draft: &mut Draft<'_>, field: FieldSet, value: Value, offset: usize
         FieldSet::ATTRIBUTES => "an object of strings",
         _ => "a string",
     };
-    let advice = match value {
-        Value::Null => "; leave it out if there is none",
+    let advice = match kind {
+        Kind::Null => "; leave it out if there is none",
         _ => "",
     };
-    let message = format!("`{name}` must be {right}, not {}{advice}", value.kind());
+    let message = format!("`{name}` must be {right}, not {}{advice}", kind.name());
     draft.fail(name, ErrorCode::InvalidType, offset, &message);
 }
 
@@ -236,21 +254,21 @@ fn fail_schema_version(draft: &mut Draft<'_>, offset: usize) {
 }
 
 #[cold]
-fn fail_attribute(draft: &mut Draft<'_>, name: &str, value: Value, offset: usize) {
+fn fail_attribute(draft: &mut Draft<'_>, name: &str, kind: Kind, offset: usize) {
     let name = shorten(name);
-    let advice = match value {
-        Value::Number { .. } | Value::Boolean => "write it in double quotes",
+    let advice = match kind {
+        Kind::Integer | Kind::Decimal | Kind::Boolean => "write it in double quotes",
         _ => "structured values belong into `payload`",
     };
     let message = format!(
         "attribute `{name}` must be a string, not {}: {advice}",
-        value.kind()
+        kind.name()
     );
     draft.fail("attributes", ErrorCode::InvalidType, offset, &message);
 }
 
 #[cold]
-fn fail_unknown(draft: &mut Draft<'_>, name: &str, value: Value, offset: usize) {
+fn fail_unknown(draft: &mut Draft<'_>, name: &str, kind: Kind, offset: usize) {
     let short = shorten(name);
     let advice = match FieldSet::nearest_name(name) {
         Some("events") => "a batch is `{\"events\":[…]}` with no other field".to_owned(),
@@ -259,7 +277,7 @@ fn fail_unknown(draft: &mut Draft<'_>, name: &str, value: Value, offset: usize) 
     };
     let message = format!(
         "unknown field `{short}` holds {}, which cannot be kept as an attribute: {advice}",
-        value.kind()
+        kind.name()
     );
     draft.fail(short, ErrorCode::UnknownField, offset, &message);
 }

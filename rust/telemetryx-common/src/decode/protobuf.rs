@@ -2,7 +2,7 @@
 
 use super::draft::Draft;
 use super::{DecodeLimits, malformed};
-use crate::scan::{Fault, Scanner};
+use crate::scan::{Broken, Fault, Mistake, Scanner};
 use crate::wire::{EVENTS, MessageError, Reader, WireError, WireType, read_message};
 use crate::{
     DecodeError, ErrorCode, Event, EventError, EventType, FieldSet, RejectedEvent, Source,
@@ -165,11 +165,15 @@ fn check_payload(draft: &mut Draft<'_>, message: &[u8]) {
     let scanned = scanner.value(PAYLOAD_LEVEL).and_then(|_| scanner.finish());
     let fault = match scanned {
         Ok(()) => scanner.take_fault(),
-        Err(error) => Some(Fault {
-            offset: error.offset,
-            code: ErrorCode::InvalidJson,
-            message: error.message,
-        }),
+        Err(Broken) => {
+            let Mistake { offset, message } = scanner.mistake();
+            let code = ErrorCode::InvalidJson;
+            Some(Fault {
+                offset,
+                code,
+                message,
+            })
+        }
     };
     if let Some(mut fault) = fault {
         // The payload borrows from the message: the distance of the two is where it stands.

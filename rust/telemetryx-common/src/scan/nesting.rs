@@ -29,7 +29,7 @@ impl Nesting {
 
     #[inline]
     pub(super) fn open(&mut self, object: bool) {
-        if self.depth % 64 == 0 && self.depth > 0 {
+        if self.depth.is_multiple_of(64) && self.depth > 0 {
             self.outer.push(self.word);
         }
         self.word = self.word << 1 | u64::from(object);
@@ -40,7 +40,7 @@ impl Nesting {
     pub(super) fn close(&mut self) {
         self.depth -= 1;
         self.word >>= 1;
-        if self.depth % 64 == 0
+        if self.depth.is_multiple_of(64)
             && let Some(word) = self.outer.pop()
         {
             self.word = word;

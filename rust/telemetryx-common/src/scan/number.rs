@@ -1,16 +1,16 @@
 //! Numbers: the grammar of RFC 8259, and whether a 64-bit float can hold them.
 
-use super::{Scanner, SyntaxError};
+use super::{Broken, Kind, Scanner};
 use crate::ErrorCode;
 
 /// A number without exponent and shorter than this is below 10³⁰⁸.
 const SAFE_DIGITS: usize = 300;
 
 impl Scanner<'_> {
-    /// A number; says whether it has neither fraction nor exponent. Every reader of the payload must be able to hold
+    /// A number. Every reader of the payload must be able to hold
     /// it, so what overflows a 64-bit float is a fault, as it is in `serde_json`.
     #[inline]
-    pub(super) fn number(&mut self) -> Result<bool, SyntaxError> {
+    pub(super) fn number(&mut self) -> Result<Kind, Broken> {
         let start = self.pos;
         if self.peek() == b'-' {
             self.bump();
@@ -18,22 +18,22 @@ impl Scanner<'_> {
         if !self.eat(b'0') && self.digits() == 0 {
             return Err(self.error("expected a digit"));
         }
-        let mut integer = true;
+        let mut kind = Kind::Integer;
         if self.eat(b'.') {
-            integer = false;
+            kind = Kind::Decimal;
             if self.digits() == 0 {
                 return Err(self.error("expected a digit after the point"));
             }
         }
         let exponent = matches!(self.peek(), b'e' | b'E');
         if exponent {
-            integer = false;
+            kind = Kind::Decimal;
             self.exponent()?;
         }
         if exponent || self.pos - start > SAFE_DIGITS {
             self.check_range(start);
         }
-        Ok(integer)
+        Ok(kind)
     }
 
     /// Steps over digits, and says how many.
@@ -46,7 +46,7 @@ impl Scanner<'_> {
         self.pos - start
     }
 
-    fn exponent(&mut self) -> Result<(), SyntaxError> {
+    fn exponent(&mut self) -> Result<(), Broken> {
         self.bump();
         if matches!(self.peek(), b'+' | b'-') {
             self.bump();

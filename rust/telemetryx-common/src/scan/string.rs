@@ -1,87 +1,38 @@
-//! Strings: where they end, whether their escapes are sound, and what they stand for.
+//! Strings: whether their escapes are sound, and what they stand for.
 
-use std::borrow::Cow;
-
-use super::{Scanner, StringToken, SyntaxError};
+use super::find::find_special;
+use super::{Broken, Kind, Scanner};
 use crate::ErrorCode;
 
-/// One in each byte of a word.
-const ONES: u64 = 0x0101_0101_0101_0101;
-/// The highest bit of each byte of a word.
-const HIGHS: u64 = ONES << 7;
-
-/// The first place from `pos` on with a quote, a backslash or a control character; else the end.
-///
-/// Eight bytes a step: subtracting one from a zero byte, or 0x20 from a smaller one, borrows into its highest bit. A
-/// borrow can spill into higher bytes only, so the lowest bit set is always a true one.
-#[inline]
-pub(crate) fn find_special(bytes: &[u8], mut pos: usize) -> usize {
-    while let Some(chunk) = bytes.get(pos..).and_then(|rest| rest.first_chunk::<8>()) {
-        let word = u64::from_le_bytes(*chunk);
-        let quote = word ^ (ONES * b'"' as u64);
-        let backslash = word ^ (ONES * b'\\' as u64);
-        let found = (quote.wrapping_sub(ONES)
-            | backslash.wrapping_sub(ONES)
-            | word.wrapping_sub(ONES * 0x20))
-            & !word
-            & HIGHS;
-        if found != 0 {
-            return pos + found.trailing_zeros() as usize / 8;
-        }
-        pos += 8;
-    }
-    find_special_in_tail(bytes, pos)
-}
-
-fn find_special_in_tail(bytes: &[u8], pos: usize) -> usize {
-    let tail = bytes.get(pos..).unwrap_or_default();
-    let found = tail
-        .iter()
-        .position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20));
-    pos + found.unwrap_or(tail.len())
-}
-
-impl<'a> Scanner<'a> {
+impl Scanner<'_> {
     /// A string. The scanner stands before its opening quote.
-    #[inline]
-    pub(crate) fn string(&mut self) -> Result<StringToken, SyntaxError> {
-        let start = self.pos + 1;
-        let end = find_special(self.bytes, start);
-        self.pos = end;
+    #[inline(always)]
+    pub(crate) fn string(&mut self) -> Result<Kind, Broken> {
+        self.pos = find_special(self.bytes, self.pos + 1);
         if self.peek() == b'"' {
             self.bump();
-            let escaped = false;
-            return Ok(StringToken {
-                start,
-                end,
-                escaped,
-            });
+            return Ok(Kind::String);
         }
-        self.escaped_string(start)
+        self.escaped_string()
     }
 
     /// The rest of a string, from its first escape on.
     #[cold]
-    fn escaped_string(&mut self, start: usize) -> Result<StringToken, SyntaxError> {
+    #[inline(never)]
+    fn escaped_string(&mut self) -> Result<Kind, Broken> {
         loop {
-            self.pos = find_special(self.bytes, self.pos);
             match self.peek() {
                 b'"' => break,
                 b'\\' => self.escape()?,
                 _ => return Err(self.error("control characters in strings must be escaped")),
             }
+            self.pos = find_special(self.bytes, self.pos);
         }
-        let end = self.pos;
         self.bump();
-        let escaped = true;
-        Ok(StringToken {
-            start,
-            end,
-            escaped,
-        })
+        Ok(Kind::EscapedString)
     }
 
-    fn escape(&mut self) -> Result<(), SyntaxError> {
+    fn escape(&mut self) -> Result<(), Broken> {
         let start = self.pos;
         self.bump();
         match self.peek() {
@@ -95,7 +46,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    fn unicode_escape(&mut self, start: usize) -> Result<(), SyntaxError> {
+    fn unicode_escape(&mut self, start: usize) -> Result<(), Broken> {
         match self.code_unit()? {
             0 => {
                 let message = "NUL cannot be stored: leave `\\u0000` out";
@@ -103,10 +54,11 @@ impl<'a> Scanner<'a> {
             }
             0xd800..0xdc00 => {
                 let after = self.pos;
-                if self.eat(b'\\') && self.eat(b'u') {
-                    if (0xdc00..0xe000).contains(&self.code_unit()?) {
-                        return Ok(());
-                    }
+                if self.eat(b'\\')
+                    && self.eat(b'u')
+                    && (0xdc00..0xe000).contains(&self.code_unit()?)
+                {
+                    return Ok(());
                 }
                 // What follows is not the other half: it is looked at again for itself.
                 self.pos = after;
@@ -124,7 +76,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Four hexadecimal digits.
-    fn code_unit(&mut self) -> Result<u32, SyntaxError> {
+    fn code_unit(&mut self) -> Result<u32, Broken> {
         let mut unit = 0;
         for _ in 0..4 {
             let Some(digit) = char::from(self.peek()).to_digit(16) else {
@@ -136,20 +88,15 @@ impl<'a> Scanner<'a> {
         Ok(unit)
     }
 
-    /// What the string stands for: borrowed from the text, unless it has escapes.
-    #[inline]
-    pub(crate) fn content(&self, token: StringToken) -> Cow<'a, str> {
-        let text = self.slice(token.start, token.end);
-        if token.escaped {
-            Cow::Owned(unescape(text))
-        } else {
-            Cow::Borrowed(text)
-        }
+    /// What a string with escapes stands for; `start` and `end` are the places around its quotes.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn unescaped(&self, start: usize, end: usize) -> String {
+        unescape(self.slice(start + 1, end - 1))
     }
 }
 
 /// Resolves the escapes of a string that was scanned. Lone surrogates, which are faults, become U+FFFD.
-#[cold]
 fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

@@ -35,6 +35,9 @@ pub(super) fn parse(text: &[u8]) -> Result<Timestamp, TimestampError> {
 /// The digits of a JSON number without sign, and by which power of ten they are to be multiplied.
 fn decimal(text: &[u8]) -> Result<(u128, i64), TimestampError> {
     let invalid = TimestampError::Invalid("it is not a number");
+    if text.first().is_none_or(|byte| !byte.is_ascii_digit()) {
+        return Err(invalid);
+    }
     let mut digits = 0_u128;
     let mut kept = 0;
     let mut exponent = 0_i64;
@@ -55,9 +58,6 @@ fn decimal(text: &[u8]) -> Result<(u128, i64), TimestampError> {
             }
             _ => return Err(invalid),
         }
-    }
-    if text.first().is_none_or(|byte| !byte.is_ascii_digit()) {
-        return Err(invalid);
     }
     Ok((digits, exponent))
 }
