@@ -1,7 +1,36 @@
 //! TelemetryX, the service: producers' events in, durable in a journal, delivered from there by independent routes.
 //!
 //! `ARCHITECTURE.md` follows one event from socket to sink; each module says what lives in it.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`ingress`] | one file a protocol; each calls `intake` |
+//! | [`intake`] | the one path in: admit, decode, validate, append |
+//! | [`admission`] | who may come in, how often, how much |
+//! | [`validators`], [`processors`], [`sinks`] | plug-ins, one file each |
+//! | [`journal`] | where accepted events become durable |
+//! | [`route`] | the loop that delivers them |
+//! | [`control`], [`redrive`] | dead letters and replays |
+//! | [`counters`], [`query`] | what can be asked |
+//! | [`observe`] | metrics, logs, books of the door |
+//! | [`config`], [`command`], [`service`] | settings, command line, and who builds it all |
 #![forbid(unsafe_code)]
 
+pub mod admission;
+pub mod clock;
 pub mod command;
 pub mod config;
+pub mod control;
+pub mod counters;
+pub mod ingress;
+pub mod intake;
+pub mod journal;
+pub mod observe;
+pub mod plugin;
+pub mod processors;
+pub mod query;
+pub mod redrive;
+pub mod route;
+pub mod service;
+pub mod sinks;
+pub mod validators;

@@ -1,2 +1,10 @@
-//! telemetryx
-fn main() {}
+//! The binary `telemetryx`: parses arguments and calls one command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use telemetryx_ingestion::command::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
+}

@@ -39,6 +39,7 @@ struct Handle {
     shared: Arc<Shared>,
     queue: Arc<Queue>,
     recovery: RecoveryReport,
+    id: u128,
     thread: Mutex<Option<JoinHandle<Result<(), AppendError>>>>,
     /// Given back when the thread has ended.
     lock: Mutex<Option<Box<dyn StorageLock>>>,
@@ -93,6 +94,7 @@ impl Journal {
             options.max_pending_bytes,
             options.max_record_bytes,
         ));
+        let id = recovered.journal;
         let core = Core::new(
             Arc::clone(&shared),
             options,
@@ -104,6 +106,7 @@ impl Journal {
             shared,
             queue,
             recovery: recovered.report,
+            id,
             thread: Mutex::new(None),
             lock: Mutex::new(Some(lock)),
         };
@@ -111,6 +114,12 @@ impl Journal {
             handle: Arc::new(handle),
         };
         Ok((journal, service))
+    }
+
+    /// This journal's name: made once, with its first segment, and in the header of each.
+    #[must_use]
+    pub fn id(&self) -> u128 {
+        self.handle.id
     }
 
     /// What was found when the journal was opened.

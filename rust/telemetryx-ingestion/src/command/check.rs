@@ -7,7 +7,10 @@ use std::{
 
 use clap::Args;
 
-use crate::config::{self, Config, ConfigError, ConfigErrors};
+use crate::{
+    config::{self, Config, ConfigErrors},
+    service,
+};
 
 /// Exit code for a config that is wrong.
 const WRONG: u8 = 2;
@@ -35,7 +38,7 @@ pub fn run(_args: CheckArgs, config: Option<PathBuf>) -> ExitCode {
 
 fn check(path: Option<&Path>) -> Result<Config, ConfigErrors> {
     let (config, origins) = Config::load_with_origins(path, config::environment())?;
-    let wrong = check_plugins(&config);
+    let wrong = service::check_plugins(&config);
     if wrong.is_empty() {
         return Ok(config);
     }
@@ -45,11 +48,6 @@ fn check(path: Option<&Path>) -> Result<Config, ConfigErrors> {
             .map(|error| origins.locate(error))
             .collect(),
     ))
-}
-
-/// Builds every validator, processor and sink from its keys, and says which do not build.
-fn check_plugins(_config: &Config) -> Vec<ConfigError> {
-    Vec::new()
 }
 
 #[cfg(test)]
@@ -69,5 +67,8 @@ mod tests {
         );
         std::fs::write(&file, "http: { port: x }\nhttps: {}\n").unwrap();
         assert_eq!(check(Some(&file)).unwrap_err().0.len(), 2);
+        std::fs::write(&file, "validation:\n  plugins:\n    - name: NoSuch\n").unwrap();
+        let error = check(Some(&file)).unwrap_err().to_string();
+        assert!(error.contains("c.yaml:3: validation.plugins[0]"), "{error}");
     }
 }

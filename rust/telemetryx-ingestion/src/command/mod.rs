@@ -1,7 +1,60 @@
 //! The command line: one file a subcommand. Only here may anything print.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Config};
+
 pub mod check;
 pub mod crash_test;
 pub mod healthcheck;
 pub mod load;
+pub mod serve;
+
+/// Exit code for a config or a command line that is wrong.
+const WRONG: u8 = 2;
+
+/// Durable ingestion of events: a 2xx means that the event is on disk.
+#[derive(Debug, Parser)]
+#[command(name = "telemetryx", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// The config file, YAML or TOML by its ending [default: built-in settings]
+    #[arg(long, short, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take in events and deliver them (what runs without a command)
+    Serve,
+    Check(check::CheckArgs),
+    Load(load::LoadOptions),
+    CrashTest(crash_test::CrashTestOptions),
+    Healthcheck(healthcheck::HealthcheckOptions),
+}
+
+impl Cli {
+    /// Runs the command that was asked for.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let config = self.config;
+        match self.command.unwrap_or(Command::Serve) {
+            Command::Serve => serve::run(config),
+            Command::Check(args) => check::run(args, config),
+            Command::Load(args) => load::run(&args),
+            Command::CrashTest(args) => crash_test::run(&args),
+            Command::Healthcheck(args) => match Config::load(config.as_deref(), config::environment()) {
+                Ok(config) => healthcheck::run(&args, &config.http),
+                Err(errors) => {
+                    eprintln!("{errors}");
+                    ExitCode::from(WRONG)
+                }
+            },
+        }
+    }
+}

@@ -26,9 +26,10 @@ impl Origins {
         }
     }
 
-    /// Where `key` was set, or what it belongs to; `None` if all of that is built in.
+    /// Where `key` was set, or what it belongs to; `None` if all of that is built in. A remark behind the key, as in
+    /// `validation.plugins[0] (SourceId)`, does not count.
     pub fn of(&self, key: &str) -> Option<String> {
-        let mut key = key;
+        let mut key = key.split_once(" (").map_or(key, |(key, _)| key);
         loop {
             if let Some(place) = self.keys.get(key) {
                 return self.name(place);

@@ -1,0 +1,20 @@
+//! May this request come in? Asked before its body is read, cheapest question first.
+//!
+//! | file | question |
+//! | --- | --- |
+//! | `auth.rs` | who is it? |
+//! | `rate_limit.rs` | too often? |
+//! | `overflow.rs` | has the backlog room? |
+//! | `budget.rs` | is there memory for the body? |
+//!
+//! Only `intake` calls this.
+
+mod auth;
+mod budget;
+mod overflow;
+mod rate_limit;
+
+pub use auth::{AdminGate, Identity, KeyRing};
+pub use budget::{MemoryBudget, MemoryPermit};
+pub use overflow::{OverflowGate, Verdict};
+pub use rate_limit::{RateLimiter, Spent};

@@ -1,0 +1,353 @@
+//! Dead letters: events that could not go on, with why, until they are sent again or removed.
+
+use rusqlite::{Connection, Row, params};
+use serde::Serialize;
+use serde_json::Value;
+use telemetryx_common::{Timestamp, json, wire};
+
+use super::{Control, ControlError};
+use crate::clock;
+
+/// Where an event could not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// At the door: it was refused, and the client was told.
+    Validation,
+    /// In a route's processor.
+    Processing,
+    /// At a route's sink.
+    Delivery,
+}
+
+impl Stage {
+    /// The name in lists and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Validation => "validation",
+            Self::Processing => "processing",
+            Self::Delivery => "delivery",
+        }
+    }
+}
+
+/// An event that could not go on, about to be kept.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// The route it could not pass; `None` at the door.
+    pub route: Option<String>,
+    /// Where.
+    pub stage: Stage,
+    /// What kind of fault, snake_case.
+    pub code: String,
+    /// The field at fault, if one is.
+    pub field: Option<String>,
+    /// What is wrong, for a person; a server's own words where there are any.
+    pub message: String,
+    /// Where the journal has it; `None` at the door.
+    pub offset: Option<u64>,
+    /// How `body` is written: `json`, `protobuf`, or `stored` for an event as the journal has it.
+    pub format: &'static str,
+    /// The event.
+    pub body: Vec<u8>,
+    /// The request that brought it, if it is known.
+    pub request_id: Option<String>,
+}
+
+/// What becomes of a letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LetterState {
+    /// It lies there.
+    Dead,
+    /// It is to be sent again.
+    Redrive,
+}
+
+/// A dead letter as it lies in the file.
+#[derive(Debug, Clone, Serialize)]
+pub struct Kept {
+    /// Its number.
+    pub id: i64,
+    /// Since when, RFC 3339.
+    pub at: String,
+    /// The route; absent for the door.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// `validation`, `processing` or `delivery`.
+    pub stage: String,
+    /// What kind of fault.
+    pub code: String,
+    /// The field at fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// What is wrong.
+    pub message: String,
+    /// Where the journal has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// How `body` is written.
+    pub format: String,
+    /// The event's bytes.
+    #[serde(skip)]
+    pub body: Vec<u8>,
+    /// The request that brought it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// How often it was sent again in vain.
+    pub redrives: u32,
+    /// `dead`, or `redrive` once it is to be sent again.
+    pub state: String,
+}
+
+impl Kept {
+    /// The event as JSON, or as near to it as its bytes allow.
+    #[must_use]
+    pub fn event(&self) -> Value {
+        if self.format == "stored" {
+            let mut text = Vec::new();
+            for event in wire::events(&self.body).flatten() {
+                json::write_event(&event, &mut text);
+            }
+            return serde_json::from_slice(&text).unwrap_or_default();
+        }
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|_| String::from_utf8_lossy(&self.body).into())
+    }
+}
+
+/// Which letters are meant.
+#[derive(Debug, Clone, Default)]
+pub struct LetterFilter {
+    /// Of this route only.
+    pub route: Option<String>,
+    /// Of this stage only.
+    pub stage: Option<String>,
+    /// This one only.
+    pub id: Option<i64>,
+}
+
+const COLUMNS: &str = "id, at, route, stage, code, field, message, position, format, body, request_id, redrives, state";
+const MATCHING: &str =
+    "(?1 IS NULL OR route = ?1) AND (?2 IS NULL OR stage = ?2) AND (?3 IS NULL OR id = ?3)";
+
+fn kept(row: &Row<'_>) -> rusqlite::Result<Kept> {
+    Ok(Kept {
+        id: row.get(0)?,
+        at: Timestamp::from_unix_nanos(row.get(1)?).to_string(),
+        route: row.get(2)?,
+        stage: row.get(3)?,
+        code: row.get(4)?,
+        field: row.get(5)?,
+        message: row.get(6)?,
+        offset: row.get::<_, Option<i64>>(7)?.map(i64::cast_unsigned),
+        format: row.get(8)?,
+        body: row.get(9)?,
+        request_id: row.get(10)?,
+        redrives: row.get(11)?,
+        state: row.get(12)?,
+    })
+}
+
+/// The letters that match, newest first, at most `limit`, older than `before`.
+///
+/// # Errors
+/// SQLite's.
+pub fn list(
+    db: &Connection,
+    filter: &LetterFilter,
+    before: Option<i64>,
+    limit: u32,
+) -> rusqlite::Result<Vec<Kept>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM dead_letters WHERE {MATCHING} AND (?4 IS NULL OR id < ?4) ORDER BY id DESC LIMIT ?5"
+    );
+    let mut statement = db.prepare(&sql)?;
+    let rows = statement.query_map(
+        params![filter.route, filter.stage, filter.id, before, limit],
+        kept,
+    )?;
+    rows.collect()
+}
+
+/// How many letters match.
+///
+/// # Errors
+/// SQLite's.
+pub fn count(db: &Connection, filter: &LetterFilter) -> rusqlite::Result<u64> {
+    let sql = format!("SELECT count(*) FROM dead_letters WHERE {MATCHING}");
+    db.query_row(
+        &sql,
+        params![filter.route, filter.stage, filter.id],
+        |row| row.get::<_, i64>(0).map(i64::cast_unsigned),
+    )
+}
+
+/// How many letters of each route have an offset from `first` up to `end`.
+///
+/// # Errors
+/// SQLite's.
+pub fn dead_between(
+    db: &Connection,
+    first: u64,
+    end: u64,
+) -> rusqlite::Result<Vec<(String, u64, String)>> {
+    let mut statement = db.prepare(
+        "SELECT route, position, code || ': ' || message FROM dead_letters
+         WHERE route IS NOT NULL AND position >= ?1 AND position < ?2 ORDER BY position",
+    )?;
+    let rows = statement.query_map(params![first.cast_signed(), end.cast_signed()], |row| {
+        Ok((
+            row.get(0)?,
+            row.get::<_, i64>(1)?.cast_unsigned(),
+            row.get(2)?,
+        ))
+    })?;
+    rows.collect()
+}
+
+/// Asks for the letters that match to be sent again; how many.
+///
+/// # Errors
+/// SQLite's.
+pub fn ask_redrive(db: &Connection, filter: &LetterFilter) -> rusqlite::Result<usize> {
+    let sql =
+        format!("UPDATE dead_letters SET state = 'redrive' WHERE state = 'dead' AND {MATCHING}");
+    db.execute(&sql, params![filter.route, filter.stage, filter.id])
+}
+
+/// The letters of `route` (`None`: of the door) that are to be sent again, oldest first.
+///
+/// # Errors
+/// SQLite's.
+pub fn to_redrive(db: &Connection, route: Option<&str>, limit: u32) -> rusqlite::Result<Vec<Kept>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM dead_letters WHERE state = 'redrive' AND route IS ?1 ORDER BY id LIMIT ?2"
+    );
+    let mut statement = db.prepare(&sql)?;
+    let rows = statement.query_map(params![route, limit], kept)?;
+    rows.collect()
+}
+
+/// Keeps the letters of the door within `max_bytes`: the oldest go first. Those of routes hold accepted events and stay.
+pub(super) fn trim(db: &Connection, max_bytes: u64) -> rusqlite::Result<()> {
+    let kept = || {
+        db.query_row("SELECT bytes FROM refused_bytes", [], |row| {
+            row.get::<_, i64>(0)
+        })
+    };
+    let mut removed = 0;
+    while kept()?.cast_unsigned() > max_bytes {
+        let oldest = db.execute(
+            "DELETE FROM dead_letters WHERE id IN
+             (SELECT id FROM dead_letters WHERE stage = 'validation' ORDER BY id LIMIT 64)",
+            [],
+        )?;
+        if oldest == 0 {
+            break;
+        }
+        removed += oldest;
+    }
+    if removed > 0 {
+        tracing::warn!(
+            removed,
+            "dead_letters.max_bytes is reached: removed the oldest refused events"
+        );
+    }
+    Ok(())
+}
+
+impl Control {
+    /// Keeps letters; they are on disk when this resolves. A letter of a route and offset already kept stays one.
+    ///
+    /// # Errors
+    /// [`ControlError`]: none may be on disk; try again.
+    pub async fn keep(&self, letters: Vec<DeadLetter>) -> Result<(), ControlError> {
+        let at = clock::now().unix_nanos();
+        self.write(move |db| {
+            let mut insert = db.prepare_cached(
+                "INSERT INTO dead_letters (at, route, stage, code, field, message, position, format, body, request_id)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING",
+            )?;
+            for letter in letters {
+                insert.execute(params![
+                    at,
+                    letter.route,
+                    letter.stage.as_str(),
+                    letter.code,
+                    letter.field,
+                    letter.message,
+                    letter.offset.map(u64::cast_signed),
+                    letter.format,
+                    letter.body,
+                    letter.request_id,
+                ])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes letters that were sent again with success; those already gone are no error.
+    ///
+    /// # Errors
+    /// [`ControlError`]; try again.
+    pub async fn settle(&self, ids: Vec<i64>) -> Result<(), ControlError> {
+        self.write(move |db| {
+            let mut delete = db.prepare_cached("DELETE FROM dead_letters WHERE id = ?1")?;
+            ids.iter().try_for_each(|id| delete.execute([id]).map(drop))
+        })
+        .await
+    }
+
+    /// A letter that was sent again in vain lies there again, with the new reason.
+    ///
+    /// # Errors
+    /// [`ControlError`]; try again.
+    pub async fn bury_again(
+        &self,
+        id: i64,
+        code: String,
+        message: String,
+    ) -> Result<(), ControlError> {
+        self.write(move |db| {
+            db.execute(
+                "UPDATE dead_letters SET state = 'dead', redrives = redrives + 1, code = ?2, message = ?3 WHERE id = ?1",
+                params![id, code, message],
+            )
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// The letters of `route` (`None`: of the door) that are to be sent again.
+    ///
+    /// # Errors
+    /// [`ControlError`] if the file cannot be read.
+    pub fn letters_to_redrive(
+        &self,
+        route: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Kept>, ControlError> {
+        to_redrive(&self.reader()?, route, limit).map_err(|source| ControlError::Sqlite {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    /// Letters with offsets from `first` up to `end`: route, offset, why.
+    ///
+    /// # Errors
+    /// [`ControlError`] if the file cannot be read.
+    pub fn dead_between(
+        &self,
+        first: u64,
+        end: u64,
+    ) -> Result<Vec<(String, u64, String)>, ControlError> {
+        dead_between(&self.reader()?, first, end).map_err(|source| ControlError::Sqlite {
+            path: self.path.clone(),
+            source,
+        })
+    }
+}

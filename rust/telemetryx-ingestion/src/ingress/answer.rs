@@ -1,0 +1,151 @@
+//! Values and refusals as HTTP answers: the only place where an error becomes a status code.
+
+use std::time::Duration;
+
+use ::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use ::http::{HeaderValue, Response, StatusCode};
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Either, Full};
+use serde_json::Value;
+use telemetryx_common::{DecodeError, EventError, json};
+
+use super::request_id::RequestId;
+use crate::intake::{Accepted, Refusal};
+use crate::query::Receipt;
+
+/// When to come back, where nothing better is known.
+const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+
+/// An answer's body: bytes, or a stream of them.
+pub(super) type AnswerBody = Either<Full<Bytes>, BoxBody<Bytes, std::convert::Infallible>>;
+/// An answer.
+pub(super) type Answer = Response<AnswerBody>;
+
+/// Bytes of one type.
+pub(super) fn bytes(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Answer {
+    let mut answer = Response::new(Either::Left(Full::new(body.into())));
+    *answer.status_mut() = status;
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+/// A JSON value.
+pub(super) fn value(status: StatusCode, value: &Value) -> Answer {
+    bytes(status, "application/json", value.to_string())
+}
+
+/// A stream of bytes.
+pub(super) fn stream<B>(content_type: &'static str, body: B) -> Answer
+where
+    B: http_body::Body<Data = Bytes, Error = std::convert::Infallible> + Send + Sync + 'static,
+{
+    let mut answer = Response::new(Either::Right(body.boxed()));
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+/// 202: what was accepted, and the receipt for it.
+pub(super) fn accepted(accepted: &Accepted, identity: u128, request_id: &RequestId) -> Answer {
+    let mut body = Vec::with_capacity(192);
+    body.extend_from_slice(b"{\"accepted\":");
+    json::write_number(accepted.events.into(), &mut body);
+    body.extend_from_slice(b",\"rejected\":");
+    json::write_number(accepted.rejected.len() as u64, &mut body);
+    body.extend_from_slice(b",\"request_id\":");
+    json::write_str(request_id.as_str(), &mut body);
+    if let Some(position) = accepted.position {
+        body.extend_from_slice(b",\"receipt\":\"");
+        Receipt::new(position, identity).write_to(&mut body);
+        body.push(b'"');
+    }
+    body.extend_from_slice(b",\"durability\":\"");
+    body.extend_from_slice(accepted.durability.as_bytes());
+    body.push(b'"');
+    write_errors(&accepted.rejected, &mut body);
+    body.push(b'}');
+    bytes(StatusCode::ACCEPTED, "application/json", body)
+}
+
+fn write_errors(errors: &[EventError], body: &mut Vec<u8>) {
+    if errors.is_empty() {
+        return;
+    }
+    body.extend_from_slice(b",\"errors\":[");
+    for (place, error) in errors.iter().enumerate() {
+        if place > 0 {
+            body.push(b',');
+        }
+        json::write_error(error, body);
+    }
+    body.push(b']');
+}
+
+/// What was refused, and why.
+pub(super) fn refused(refusal: &Refusal) -> Answer {
+    let (status, code, retry_after) = classify(refusal);
+    let mut body = Vec::with_capacity(128);
+    body.extend_from_slice(b"{\"error\":{\"code\":");
+    json::write_str(code, &mut body);
+    body.extend_from_slice(b",\"message\":");
+    json::write_str(&refusal.to_string(), &mut body);
+    body.push(b'}');
+    if let Refusal::AllInvalid(errors) = refusal {
+        write_errors(errors, &mut body);
+    }
+    body.push(b'}');
+    let mut answer = bytes(status, "application/json", body);
+    if let Some(after) = retry_after {
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        answer
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        answer.headers_mut().insert(
+            ::http::header::WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer"),
+        );
+    }
+    answer
+}
+
+fn classify(refusal: &Refusal) -> (StatusCode, &str, Option<Duration>) {
+    let later = Some(RETRY_AFTER_DEFAULT);
+    match refusal {
+        Refusal::Undecodable(
+            error @ (DecodeError::EventTooLarge { .. } | DecodeError::TooManyEvents { .. }),
+        ) => (StatusCode::PAYLOAD_TOO_LARGE, error.code().as_str(), None),
+        Refusal::Undecodable(error) => (StatusCode::BAD_REQUEST, error.code().as_str(), None),
+        Refusal::BadRequest { code, .. } => (StatusCode::BAD_REQUEST, code, None),
+        Refusal::AllInvalid(_) => (StatusCode::BAD_REQUEST, "all_events_invalid", None),
+        Refusal::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", None),
+        Refusal::Unsupported(_) => (
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            None,
+        ),
+        Refusal::TooSlow(_) => (StatusCode::REQUEST_TIMEOUT, "body_timeout", None),
+        Refusal::Gone => (StatusCode::BAD_REQUEST, "incomplete_body", None),
+        Refusal::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized", None),
+        Refusal::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", None),
+        Refusal::NotFound(_) => (StatusCode::NOT_FOUND, "not_found", None),
+        Refusal::MethodNotAllowed(_) => {
+            (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", None)
+        }
+        Refusal::RateLimited(after) => {
+            (StatusCode::TOO_MANY_REQUESTS, "rate_limited", Some(*after))
+        }
+        Refusal::Overloaded { code, .. } => (StatusCode::TOO_MANY_REQUESTS, code, later),
+        Refusal::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", later),
+        Refusal::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", None),
+    }
+}

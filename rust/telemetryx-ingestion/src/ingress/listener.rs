@@ -1,0 +1,177 @@
+//! Sockets: accepts connections within their limit, tells HTTP/1.1 from h2c by the first bytes, cuts off those that
+//! send nothing, and drains them at the end.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::HttpService;
+use crate::config::HttpConfig;
+use crate::observe::Metrics;
+
+/// What every HTTP/2 connection starts with; no HTTP/1 method does.
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Requests at a time on one HTTP/2 connection.
+const H2_STREAMS_MAX: u32 = 128;
+/// Bytes of headers in one request.
+const HEADERS_MAX: usize = 16 << 10;
+/// An idle HTTP/2 connection is asked for a sign of life this often.
+const H2_PING: Duration = Duration::from_secs(15);
+/// The pause after `accept` fails, as when there are no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// One listening socket.
+pub struct Listener {
+    socket: TcpListener,
+    service: Arc<HttpService>,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    header_timeout: Duration,
+    connections: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+}
+
+impl Listener {
+    /// Binds the address of `config`.
+    ///
+    /// # Errors
+    /// The system's, such as a port that is taken.
+    pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+        TcpListener::bind(address).await
+    }
+
+    /// Serves `service` on `socket`.
+    #[must_use]
+    pub fn new(
+        socket: TcpListener,
+        service: Arc<HttpService>,
+        config: &HttpConfig,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let header_timeout = Duration::from(config.header_timeout);
+        let mut http1 = http1::Builder::new();
+        http1
+            .timer(TokioTimer::new())
+            .header_read_timeout(header_timeout)
+            .max_buf_size(HEADERS_MAX.max(64 << 10));
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(H2_STREAMS_MAX)
+            .max_header_list_size(HEADERS_MAX as u32)
+            .max_pending_accept_reset_streams(64)
+            .keep_alive_interval(H2_PING)
+            .keep_alive_timeout(header_timeout);
+        let connections = Arc::new(Semaphore::new(config.max_connections as usize));
+        Self {
+            socket,
+            service,
+            http1,
+            http2,
+            header_timeout,
+            connections,
+            metrics,
+        }
+    }
+
+    /// Accepts until `stop`, then lets the connections finish what is under way. Returns when all have ended.
+    pub async fn run(self, stop: CancellationToken) {
+        let tracker = TaskTracker::new();
+        let this = Arc::new(self);
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                accepted = this.socket.accept() => accepted,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            // Over the limit the connection is closed at once: to wait would tie up what the limit protects.
+            let Ok(permit) = Arc::clone(&this.connections).try_acquire_owned() else {
+                this.metrics.connections_refused.increment(1);
+                continue;
+            };
+            let (this, stop) = (Arc::clone(&this), stop.clone());
+            tracker.spawn(async move {
+                this.metrics.connections.increment(1.0);
+                this.serve(stream, peer, stop).await;
+                this.metrics.connections.decrement(1.0);
+                drop(permit);
+            });
+        }
+        tracker.close();
+        tracker.wait().await;
+    }
+
+    async fn serve(&self, stream: TcpStream, peer: SocketAddr, stop: CancellationToken) {
+        stream.set_nodelay(true).ok();
+        let is_h2 = tokio::select! {
+            is_h2 = tokio::time::timeout(self.header_timeout, starts_as_h2(&stream)) => is_h2,
+            () = stop.cancelled() => return,
+        };
+        let Ok(Some(is_h2)) = is_h2 else { return };
+        let service = Arc::clone(&self.service);
+        let answer = service_fn(move |request| {
+            let service = Arc::clone(&service);
+            async move { Ok::<_, Infallible>(service.answer(request, peer.ip()).await) }
+        });
+        let io = TokioIo::new(stream);
+        if is_h2 {
+            let mut connection = std::pin::pin!(self.http2.serve_connection(io, answer));
+            tokio::select! {
+                ended = connection.as_mut() => return log_end(ended),
+                () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+            }
+            log_end(connection.await);
+        } else {
+            let mut connection = std::pin::pin!(self.http1.serve_connection(io, answer));
+            tokio::select! {
+                ended = connection.as_mut() => return log_end(ended),
+                () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+            }
+            log_end(connection.await);
+        }
+    }
+}
+
+/// Looks at the first bytes without taking them; `None` if the client went away.
+async fn starts_as_h2(stream: &TcpStream) -> Option<bool> {
+    let mut seen = [0; H2_PREFACE.len()];
+    loop {
+        let length = stream
+            .peek(&mut seen)
+            .await
+            .ok()
+            .filter(|length| *length > 0)?;
+        if seen[..length] != H2_PREFACE[..length] {
+            return Some(false);
+        }
+        if length == H2_PREFACE.len() {
+            return Some(true);
+        }
+        // A part of the preface: `peek` would return at once again.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// How clients end their connections is their affair; it is said at `RUST_LOG=debug`.
+fn log_end(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}

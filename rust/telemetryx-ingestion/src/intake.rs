@@ -1,0 +1,483 @@
+//! The one path that every protocol takes: admit → decode → validate → append.
+//!
+//! Left of `append` nothing is kept; when it has resolved, the events are durable and [`Accepted`] may be answered.
+//! A protocol in `ingress` reads bytes and speaks to its client; whatever it speaks, what it received goes through
+//! [`Intake::admit`] before the body is read, and through [`Intake::accept`] after.
+
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use telemetryx_common::ids::EventIds;
+use telemetryx_common::{
+    DecodeError, DecodeLimits, ErrorCode, Event, EventError, RejectedEvent, Timestamp,
+    ValidationRules, decode_json, decode_ndjson, decode_protobuf, wire,
+};
+use tracing::field::display;
+
+use crate::admission::{
+    Identity, KeyRing, MemoryBudget, MemoryPermit, OverflowGate, RateLimiter, Verdict,
+};
+use crate::clock;
+use crate::config::OnInvalid;
+use crate::control::{Control, DeadLetter, Stage};
+use crate::journal::{AppendError, Durability, EncodedBatch, Journal, Position};
+use crate::observe::{DoorBooks, Metrics, OverloadLog};
+use crate::validators::EventValidator;
+
+/// How a body is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// One event, an array of events, or `{"events":[…]}`.
+    Json,
+    /// One JSON event a line.
+    Ndjson,
+    /// `telemetryx.v1.EventBatch`.
+    Protobuf,
+}
+
+impl Format {
+    /// The name under which dead letters keep it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Json | Self::Ndjson => "json",
+            Self::Protobuf => "protobuf",
+        }
+    }
+}
+
+/// A request that may come in.
+#[derive(Debug)]
+pub struct Admission {
+    identity: Option<Arc<Identity>>,
+    shed: bool,
+    keep_refused: bool,
+}
+
+/// The events of one request, as bytes.
+#[derive(Debug)]
+pub struct Submission<'r> {
+    /// The body, unpacked.
+    pub body: Bytes,
+    /// How it is written.
+    pub format: Format,
+    /// The request's id, for dead letters and logs.
+    pub request_id: &'r str,
+    /// From this the ids of events without one are derived, so that a retry of the same body is harmless.
+    pub idempotency_key: Option<&'r str>,
+    /// The memory that `body` takes; grown here by what encoding takes.
+    pub permit: MemoryPermit,
+}
+
+/// What a client may be told: the events are durable.
+#[derive(Debug)]
+pub struct Accepted {
+    /// How many are.
+    pub events: u32,
+    /// Where; `None` if the overflow policy dropped them.
+    pub position: Option<Position>,
+    /// What durable means with this journal.
+    pub durability: &'static str,
+    /// The events that were refused; the others are not affected.
+    pub rejected: Vec<EventError>,
+}
+
+/// Why nothing of a request was kept. The edge turns it into its protocol's answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The body is not what its type says.
+    #[error("{0}")]
+    Undecodable(#[from] DecodeError),
+    /// It can be read, but not as it was sent: a bad header, a truncated gzip.
+    #[error("{message}")]
+    BadRequest {
+        /// Short snake_case name of the fault.
+        code: &'static str,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// Every event is invalid.
+    #[error("none of the {} events is valid; the first: {}", .0.len(), .0.first().map_or("", |error| &error.message))]
+    AllInvalid(Vec<EventError>),
+    /// A body, an event or a batch is over its limit.
+    #[error("{what} is over the limit of {limit}")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// The limit, with its unit.
+        limit: String,
+    },
+    /// The content type or encoding is not known.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The body came too slowly.
+    #[error("the body did not arrive within {0:?}")]
+    TooSlow(Duration),
+    /// The client went away in the middle of the body.
+    #[error("the connection ended before the body did")]
+    Gone,
+    /// No key, or an unknown one.
+    #[error("{0}")]
+    Unauthorized(&'static str),
+    /// A key that may not.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// There is nothing of that name.
+    #[error("{0}")]
+    NotFound(String),
+    /// There is something of that name, but not with this method.
+    #[error("this endpoint takes {0}")]
+    MethodNotAllowed(&'static str),
+    /// The client sends too often.
+    #[error("the rate limit is spent")]
+    RateLimited(Duration),
+    /// There is no room now: memory, queue or backlog.
+    #[error("{message}")]
+    Overloaded {
+        /// Short snake_case name of what is full.
+        code: &'static str,
+        /// What is full, for a person.
+        message: &'static str,
+    },
+    /// The journal cannot write, or the service is going down.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A fault of ours.
+    #[error("an internal fault; the log has it under this request id")]
+    Internal,
+}
+
+/// What the path needs; made once by `service`.
+pub struct Intake {
+    /// Where events become durable.
+    pub journal: Arc<dyn Journal>,
+    /// Producers' keys.
+    pub keys: KeyRing,
+    /// How often each may come.
+    pub rate_limiter: Option<RateLimiter>,
+    /// What happens when the backlog is full.
+    pub overflow: OverflowGate,
+    /// Memory for all requests under way.
+    pub memory: MemoryBudget,
+    /// Sizes of events and batches.
+    pub limits: DecodeLimits,
+    /// The rules that need a clock or the config.
+    pub rules: ValidationRules,
+    /// Plug-ins, in the order of the config.
+    pub validators: Vec<Box<dyn EventValidator>>,
+    /// Whether refused events are kept.
+    pub on_invalid: OnInvalid,
+    /// Where they are kept.
+    pub control: Control,
+    /// What was turned away, for `/ledger`.
+    pub books: Arc<DoorBooks>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Log events of overload, counted.
+    pub overload: OverloadLog,
+}
+
+impl Intake {
+    /// May a request come in? Asked before its body is read.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthorized`], [`Refusal::RateLimited`] or [`Refusal::Overloaded`].
+    pub fn admit(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Admission, Refusal> {
+        let identity = self.keys.identify(headers)?;
+        if let Some(limiter) = &self.rate_limiter {
+            limiter.take(peer, identity.as_deref()).map_err(|spent| {
+                self.books.rate_limited.add(1);
+                self.overload.rate_limited(peer);
+                Refusal::RateLimited(spent.retry_after)
+            })?;
+        }
+        let keep_refused = self.on_invalid == OnInvalid::Keep;
+        match self.overflow.decide() {
+            Verdict::Accept => Ok(Admission {
+                identity,
+                shed: false,
+                keep_refused,
+            }),
+            Verdict::Shed => Ok(Admission {
+                identity,
+                shed: true,
+                keep_refused,
+            }),
+            Verdict::Reject => {
+                self.books.overloaded.add(1);
+                self.overload.queue_saturated();
+                Err(Refusal::Overloaded {
+                    code: "backlog_full",
+                    message: "the backlog is full; try again later",
+                })
+            }
+        }
+    }
+
+    /// Takes in a refused event that an operator sends again; if it is refused again it stays the dead letter it is.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn accept_again(&self, submission: Submission<'_>) -> Result<Accepted, Refusal> {
+        let admission = Admission {
+            identity: None,
+            shed: false,
+            keep_refused: false,
+        };
+        self.accept(admission, submission).await
+    }
+
+    /// Takes in the events of an admitted request; they are durable when this resolves.
+    ///
+    /// # Errors
+    /// [`Refusal`]: nothing of the request was kept, but for dead letters.
+    pub async fn accept(
+        &self,
+        admission: Admission,
+        submission: Submission<'_>,
+    ) -> Result<Accepted, Refusal> {
+        let started = Instant::now();
+        let Submission {
+            body,
+            format,
+            request_id,
+            idempotency_key,
+            mut permit,
+        } = submission;
+        // What is encoded is rarely larger than what was sent; where it is, the queue's own bound holds.
+        if !permit.grow(body.len()) {
+            self.memory_spent();
+            return Err(MEMORY_SPENT);
+        }
+        let span = tracing::Span::current();
+        let ids = idempotency_key.map_or_else(
+            || EventIds::fresh(clock::now()),
+            EventIds::from_idempotency_key,
+        );
+        let decoded = catch_unwind(AssertUnwindSafe(|| {
+            self.decode(&body, format, admission.identity.as_deref(), ids)
+        }))
+        .map_err(|_| Refusal::Internal)?;
+        let Decoded {
+            encoded,
+            events,
+            earliest,
+            latest,
+            rejected,
+        } = decoded?;
+        let decoded_at = Instant::now();
+        span.record("decode_time", display(seconds(decoded_at - started)));
+
+        self.books.refused.add(rejected.len() as u64);
+        let rejected = self.refuse(rejected, &admission, format, request_id).await;
+        if events == 0 {
+            return Err(match rejected.is_empty() {
+                true => Refusal::BadRequest {
+                    code: "empty_batch",
+                    message: "there is no event in the body".into(),
+                },
+                false => Refusal::AllInvalid(rejected),
+            });
+        }
+        if admission.shed {
+            self.books.shed.add(events.into());
+            self.metrics.dropped.increment(events.into());
+            self.overload.load_shedding();
+            return Ok(Accepted {
+                events,
+                position: None,
+                durability: "shed",
+                rejected,
+            });
+        }
+        let batch = EncodedBatch {
+            body: encoded.into(),
+            events,
+            earliest,
+            latest,
+        };
+        let position = self
+            .journal
+            .append(batch)
+            .await
+            .map_err(|error| self.append_failed(error))?;
+        drop(permit);
+        span.record("enqueue_time", display(seconds(decoded_at.elapsed())));
+        Ok(Accepted {
+            events,
+            position: Some(position),
+            durability: self.durability().as_str(),
+            rejected,
+        })
+    }
+
+    /// Books a request for which there was no memory.
+    pub fn memory_spent(&self) {
+        self.books.overloaded.add(1);
+        self.overload.buffer_full();
+    }
+
+    /// What a 202 promises.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.journal.durability()
+    }
+
+    /// Decodes, validates and encodes in one pass: each event is in the cache when its turn comes.
+    fn decode<'b>(
+        &self,
+        body: &'b [u8],
+        format: Format,
+        identity: Option<&Identity>,
+        ids: EventIds,
+    ) -> Result<Decoded<'b>, DecodeError> {
+        let now = clock::now();
+        let mut decoded = Decoded {
+            encoded: Vec::with_capacity(body.len() + 64),
+            events: 0,
+            earliest: Timestamp::from_unix_nanos(i64::MAX),
+            latest: Timestamp::from_unix_nanos(i64::MIN),
+            rejected: Vec::new(),
+        };
+        let mut index = 0;
+        let visit = |event: Result<Event<'b>, RejectedEvent<'b>>| {
+            let checked = match event {
+                Ok(mut event) => {
+                    event.received_at = now;
+                    self.validate(&event, index, now, identity)
+                        .map_err(|error| {
+                            let mut raw = Vec::new();
+                            telemetryx_common::json::write_event(&event, &mut raw);
+                            (error, raw.into())
+                        })
+                        .map(|()| event)
+                }
+                Err(rejected) => Err((rejected.error, rejected.raw.into())),
+            };
+            match checked {
+                Ok(event) => {
+                    let mut buffer = [0; 36];
+                    let id = if event.id.is_empty() {
+                        ids.id_for(index, &mut buffer)
+                    } else {
+                        &event.id
+                    };
+                    wire::encode_event(&event, id, &mut decoded.encoded);
+                    decoded.earliest = decoded.earliest.min(event.ts);
+                    decoded.latest = decoded.latest.max(event.ts);
+                    decoded.events += 1;
+                }
+                Err(rejected) => decoded.rejected.push(rejected),
+            }
+            index += 1;
+        };
+        match format {
+            Format::Json => decode_json(body, &self.limits, visit)?,
+            Format::Ndjson => decode_ndjson(body, &self.limits, visit)?,
+            Format::Protobuf => decode_protobuf(body, &self.limits, visit)?,
+        }
+        Ok(decoded)
+    }
+
+    fn validate(
+        &self,
+        event: &Event<'_>,
+        index: u32,
+        now: Timestamp,
+        identity: Option<&Identity>,
+    ) -> Result<(), EventError> {
+        self.rules
+            .check(event, now)
+            .map_err(|error| error.at(index))?;
+        if let Some(source) = identity.and_then(|identity| identity.source.as_deref())
+            && event.source.as_text() != source
+        {
+            return Err(EventError {
+                index,
+                field: "source".into(),
+                code: ErrorCode::NotAllowed,
+                message: format!("this API key may send for the source `{source}` only"),
+            });
+        }
+        self.validators
+            .iter()
+            .try_for_each(|validator| validator.validate(event).map_err(|error| error.at(index)))
+    }
+
+    /// Books refused events and keeps them as dead letters.
+    async fn refuse(
+        &self,
+        rejected: Vec<Rejected<'_>>,
+        admission: &Admission,
+        format: Format,
+        request_id: &str,
+    ) -> Vec<EventError> {
+        if rejected.is_empty() {
+            return Vec::new();
+        }
+        if admission.keep_refused {
+            let letters = rejected
+                .iter()
+                .map(|(error, raw)| DeadLetter {
+                    route: None,
+                    stage: Stage::Validation,
+                    code: error.code.as_str().to_owned(),
+                    field: Some(error.field.to_string()),
+                    message: error.message.clone(),
+                    offset: None,
+                    format: format.as_str(),
+                    body: raw.to_vec(),
+                    request_id: Some(request_id.to_owned()),
+                })
+                .collect();
+            if let Err(error) = self.control.keep(letters).await {
+                tracing::warn!(%error, count = rejected.len(), "refused events could not be kept as dead letters");
+            }
+        }
+        rejected.into_iter().map(|(error, _)| error).collect()
+    }
+
+    fn append_failed(&self, error: AppendError) -> Refusal {
+        match error {
+            AppendError::Full => {
+                self.books.overloaded.add(1);
+                self.overload.queue_saturated();
+                Refusal::Overloaded {
+                    code: "queue_full",
+                    message: "the journal's queue is full; try again",
+                }
+            }
+            AppendError::TooLarge { .. } => Refusal::TooLarge {
+                what: "the encoded batch",
+                limit: "one journal record".into(),
+            },
+            AppendError::NoSpace | AppendError::Unwritable(_) | AppendError::Closed => {
+                Refusal::Unavailable(error.to_string())
+            }
+        }
+    }
+}
+
+/// The answer when the memory budget is spent.
+pub const MEMORY_SPENT: Refusal = Refusal::Overloaded {
+    code: "memory_budget_spent",
+    message: "too many bytes are under way; try again",
+};
+
+type Rejected<'b> = (EventError, std::borrow::Cow<'b, [u8]>);
+
+struct Decoded<'b> {
+    encoded: Vec<u8>,
+    events: u32,
+    earliest: Timestamp,
+    latest: Timestamp,
+    rejected: Vec<Rejected<'b>>,
+}
+
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}

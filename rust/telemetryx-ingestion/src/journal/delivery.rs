@@ -1,0 +1,119 @@
+//! Events read from the journal, as encoded bytes with their offsets, cut at a route's batch limits.
+
+use bytes::Bytes;
+use telemetryx_common::{Timestamp, wire};
+
+use super::DeliveryId;
+use crate::route::EventBatch;
+
+/// A run of events without a gap: a part of one appended batch.
+#[derive(Debug, Clone)]
+pub struct Slice {
+    /// Offset of the first event.
+    pub first: u64,
+    /// How many events `body` holds.
+    pub events: u32,
+    /// The events, encoded.
+    pub body: Bytes,
+}
+
+/// What a route is handed, to be settled and committed as a whole.
+#[derive(Debug, Clone, Default)]
+pub struct Delivery {
+    /// Offset of the first event, or of the first that is missing.
+    pub first: u64,
+    /// Offset behind the last event.
+    pub end: u64,
+    /// The events.
+    pub slices: Vec<Slice>,
+    /// How many bytes its events take, encoded.
+    pub bytes: usize,
+    /// Events between `first` and `end` that the journal cannot give any more: removed or damaged.
+    pub missing: u64,
+    /// Why they are missing, where any are.
+    pub gaps: Vec<String>,
+}
+
+impl Delivery {
+    /// An empty one at `offset`.
+    #[must_use]
+    pub fn at(offset: u64) -> Self {
+        Self {
+            first: offset,
+            end: offset,
+            ..Self::default()
+        }
+    }
+
+    /// Its name for a commit.
+    #[must_use]
+    pub fn id(&self) -> DeliveryId {
+        DeliveryId(self.end)
+    }
+
+    /// How many events it holds.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.end - self.first - self.missing
+    }
+
+    /// Adds events that follow what is there.
+    pub fn push(&mut self, slice: Slice) {
+        self.end = slice.first + u64::from(slice.events);
+        self.bytes += slice.body.len();
+        self.slices.push(slice);
+    }
+
+    /// True if nothing was read, not even a gap.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.first == self.end
+    }
+
+    /// The events, decoded, borrowing from this delivery. An event that cannot be decoded (the journal checks its
+    /// bytes, so this is a fault of ours) is handed to `unreadable` with its offset, and so are those behind it in its
+    /// slice: none is left out in silence.
+    pub fn decode(
+        &self,
+        now: Timestamp,
+        mut unreadable: impl FnMut(u64, String),
+    ) -> EventBatch<'_> {
+        let mut batch = EventBatch::new(now);
+        for slice in &self.slices {
+            let end = slice.first + u64::from(slice.events);
+            let mut offsets = slice.first..end;
+            let mut fault = None;
+            for (event, offset) in wire::events(&slice.body).zip(offsets.by_ref()) {
+                match event {
+                    Ok(event) => batch.push(offset, event),
+                    Err(error) => {
+                        fault = Some(error.to_string());
+                        unreadable(offset, error.to_string());
+                    }
+                }
+            }
+            for offset in offsets {
+                unreadable(
+                    offset,
+                    fault
+                        .clone()
+                        .unwrap_or_else(|| "the record holds fewer events than it says".into()),
+                );
+            }
+        }
+        batch
+    }
+
+    /// The encoded bytes of the event at `offset`, if it is here.
+    #[must_use]
+    pub fn encoded(&self, offset: u64) -> Option<Bytes> {
+        let slice = self
+            .slices
+            .iter()
+            .find(|slice| (slice.first..slice.first + u64::from(slice.events)).contains(&offset))?;
+        let before = usize::try_from(offset - slice.first).ok()?;
+        let (_, start) = wire::first_part(&slice.body, before, usize::MAX);
+        let (_, length) = wire::first_part(slice.body.get(start..)?, 1, usize::MAX);
+        Some(slice.body.slice(start..start + length))
+    }
+}

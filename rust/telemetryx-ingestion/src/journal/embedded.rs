@@ -1,0 +1,393 @@
+//! The engine on local disk: the crate `telemetryx-journal`, and what it lacks for events: cutting records at event
+//! boundaries, since a client's batch and a route's batch are not of one size.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use telemetryx_common::{Timestamp, wire};
+use telemetryx_journal::{
+    CursorError, Entry, FsyncPolicy, GapReason, Health, JournalOptions, Observer, Offset,
+    OpenError, ReadError, Reader, Record, Retention,
+};
+
+use super::{
+    AppendError, Backlog, BatchLimit, Delivery, DeliveryId, Durability, EncodedBatch, Journal,
+    JournalError, JournalStatus, Position, Slice, Subscription,
+};
+use crate::config::{EmbeddedConfig, Fsync};
+use crate::observe::Metrics;
+
+/// Bytes read at a time when a range is read for a receipt or a replay.
+const READ_BYTES: usize = 1 << 20;
+
+/// The journal in `<data_dir>/journal`.
+pub struct EmbeddedJournal {
+    journal: telemetryx_journal::Journal,
+    durability: Durability,
+    metrics: Arc<Metrics>,
+}
+
+impl EmbeddedJournal {
+    /// Opens or makes the journal in `folder`.
+    ///
+    /// # Errors
+    /// [`OpenError`]: in use by another process, not readable, not ours. Nothing was changed.
+    pub fn open(
+        folder: &Path,
+        config: &EmbeddedConfig,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, OpenError> {
+        let (fsync, durability) = match config.fsync {
+            Fsync::Always => (FsyncPolicy::Always, Durability::Fsynced),
+            Fsync::Interval => (
+                FsyncPolicy::Interval(config.fsync_interval.into()),
+                Durability::FsyncInterval,
+            ),
+        };
+        let options = JournalOptions {
+            segment_bytes: config.segment_size.bytes(),
+            fsync,
+            retain: Retention {
+                bytes: Some(config.retain.bytes.bytes()),
+                age: config.retain.age.map(Into::into),
+            },
+            observer: Some(Arc::new(GroupMetrics(Arc::clone(&metrics)))),
+            ..JournalOptions::default()
+        };
+        Ok(Self {
+            journal: telemetryx_journal::Journal::open(folder, options)?,
+            durability,
+            metrics,
+        })
+    }
+
+    /// Deletes what is kept for routes that are not in `routes` any more; they would hold back retention no longer, and
+    /// start anew if they come back.
+    #[must_use]
+    pub fn unused_cursors(&self, routes: &[String]) -> Vec<String> {
+        self.journal
+            .cursor_names()
+            .into_iter()
+            .filter(|name| !routes.contains(name))
+            .collect()
+    }
+}
+
+struct GroupMetrics(Arc<Metrics>);
+
+impl Observer for GroupMetrics {
+    fn group_committed(
+        &self,
+        _records: usize,
+        events: u64,
+        _bytes: u64,
+        _write: Duration,
+        sync: Duration,
+    ) {
+        self.0.fsync.record(sync.as_secs_f64());
+        self.0.group_events.record(events as f64);
+    }
+}
+
+#[async_trait]
+impl Journal for EmbeddedJournal {
+    async fn append(&self, batch: EncodedBatch) -> Result<Position, AppendError> {
+        let started = Instant::now();
+        let bytes = batch.body.len();
+        let (earliest, latest) = (batch.earliest.unix_nanos(), batch.latest.unix_nanos());
+        let position = self
+            .journal
+            .append(Record::new(batch.body, batch.events, earliest, latest))
+            .await;
+        self.metrics.append.record(started.elapsed().as_secs_f64());
+        use telemetryx_journal::AppendError as Fault;
+        match position {
+            Ok(position) => Ok(Position {
+                first: position.first.get(),
+                events: position.events,
+            }),
+            Err(Fault::Full { .. }) => Err(AppendError::Full),
+            Err(Fault::TooLarge { .. }) => Err(AppendError::TooLarge { bytes }),
+            Err(Fault::NoSpace) => Err(AppendError::NoSpace),
+            Err(Fault::Closed) => Err(AppendError::Closed),
+            Err(fault @ (Fault::SyncFailed { .. } | Fault::Unhealthy { .. } | Fault::NoEvents)) => {
+                Err(AppendError::Unwritable(fault.to_string()))
+            }
+        }
+    }
+
+    fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    fn subscribe(&self, route: &str) -> Result<Box<dyn Subscription>, JournalError> {
+        let cursor = self.journal.cursor(route)?;
+        if let Some(slot) = cursor.damaged_slot() {
+            tracing::warn!(
+                route,
+                slot,
+                "one of two cursor slots is damaged; the other one is used"
+            );
+        }
+        let position = cursor.position();
+        let reader = self.journal.reader(position)?;
+        Ok(Box::new(EmbeddedSubscription {
+            journal: self.journal.clone(),
+            cursor,
+            reader,
+            queue: VecDeque::new(),
+            under_way: Delivery::at(position.get()),
+            flush_at: None,
+        }))
+    }
+
+    fn backlog(&self) -> Backlog {
+        let backlog = self.journal.backlog();
+        Backlog {
+            events: backlog.events,
+            bytes: backlog.bytes,
+        }
+    }
+
+    fn end(&self) -> u64 {
+        self.journal.durable_end().get()
+    }
+
+    fn identity(&self) -> u128 {
+        self.journal.id()
+    }
+
+    fn status(&self) -> JournalStatus {
+        let status = self.journal.status();
+        let time = |nanos| Timestamp::from_unix_nanos(nanos).to_string();
+        let (state, reason, since) = match status.health {
+            Health::Ok => ("ok", None, None),
+            Health::Unhealthy { since, reason } => {
+                ("unhealthy", Some(reason.to_string()), Some(time(since)))
+            }
+            Health::NoSpace { since } => (
+                "no_space",
+                Some("no space left on the device".into()),
+                Some(time(since)),
+            ),
+        };
+        JournalStatus {
+            engine: "embedded",
+            state,
+            reason,
+            since,
+            start_offset: status.start.get(),
+            end_offset: status.end.get(),
+            segments: status.segments,
+            bytes: status.bytes,
+            damage: status.damage.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn read(&self, position: Position) -> Result<Option<Delivery>, JournalError> {
+        if position.first < self.journal.start().get() {
+            return Ok(None);
+        }
+        let end = position.first + u64::from(position.events);
+        let limit = BatchLimit {
+            events: usize::MAX,
+            bytes: usize::MAX,
+            wait: Duration::ZERO,
+        };
+        Ok(Some(self.scan(position.first, end, limit)?))
+    }
+
+    fn scan(&self, from: u64, to: u64, limit: BatchLimit) -> Result<Delivery, JournalError> {
+        let mut delivery = Delivery::at(from);
+        if from >= to {
+            return Ok(delivery);
+        }
+        let mut reader = self.journal.reader(Offset::new(from))?;
+        while delivery.end < to {
+            let chunk = reader.next(limit.bytes.min(READ_BYTES))?;
+            if chunk.is_empty() {
+                break;
+            }
+            for entry in chunk.entries {
+                let room = usize::try_from(to - delivery.end).unwrap_or(usize::MAX);
+                let limit = BatchLimit {
+                    events: limit
+                        .events
+                        .min(delivery_events(&delivery).saturating_add(room)),
+                    ..limit
+                };
+                if take(&mut delivery, entry, limit).is_some() || delivery.end >= to {
+                    return Ok(delivery);
+                }
+            }
+        }
+        Ok(delivery)
+    }
+
+    fn offset_at(&self, time: Timestamp) -> Result<u64, JournalError> {
+        Ok(self.journal.offset_at(time.unix_nanos())?.get())
+    }
+
+    async fn close(&self) {
+        if let Err(error) = self.journal.close().await {
+            tracing::error!(%error, "the journal was not closed cleanly; nothing acknowledged is lost");
+        }
+    }
+}
+
+struct EmbeddedSubscription {
+    journal: telemetryx_journal::Journal,
+    cursor: telemetryx_journal::Cursor,
+    reader: Reader,
+    /// Read, not yet taken.
+    queue: VecDeque<Entry>,
+    /// Taken, not yet handed out: kept here so that `next` may be cancelled while it waits for more.
+    under_way: Delivery,
+    flush_at: Option<Instant>,
+}
+
+#[async_trait]
+impl Subscription for EmbeddedSubscription {
+    async fn next(&mut self, limit: BatchLimit) -> Result<Delivery, JournalError> {
+        loop {
+            while let Some(entry) = self.queue.pop_front() {
+                if let Some(rest) = take(&mut self.under_way, entry, limit) {
+                    self.queue.push_front(rest);
+                    return Ok(self.hand_out());
+                }
+            }
+            let chunk = self.reader.next(limit.bytes.min(READ_BYTES))?;
+            self.queue.extend(chunk.entries);
+            if !self.queue.is_empty() {
+                continue;
+            }
+            let more = self.journal.wait_beyond(self.reader.position());
+            if self.under_way.is_empty() {
+                more.await.map_err(|_| JournalError::Closed)?;
+                continue;
+            }
+            let flush_at = *self
+                .flush_at
+                .get_or_insert_with(|| Instant::now() + limit.wait);
+            if tokio::time::timeout_at(flush_at.into(), more)
+                .await
+                .is_ok_and(|more| more.is_ok())
+            {
+                continue;
+            }
+            return Ok(self.hand_out());
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        !self.queue.is_empty()
+            || !self.under_way.is_empty()
+            || self.reader.position() < self.journal.durable_end()
+    }
+
+    fn position(&self) -> u64 {
+        self.under_way.first
+    }
+
+    fn state(&self) -> &[u8] {
+        self.cursor.state()
+    }
+
+    async fn commit(&mut self, delivered: DeliveryId, state: &[u8]) -> Result<(), JournalError> {
+        Ok(self.cursor.commit(Offset::new(delivered.0), state)?)
+    }
+}
+
+impl EmbeddedSubscription {
+    fn hand_out(&mut self) -> Delivery {
+        self.flush_at = None;
+        let next = Delivery::at(self.under_way.end);
+        std::mem::replace(&mut self.under_way, next)
+    }
+}
+
+fn delivery_events(delivery: &Delivery) -> usize {
+    usize::try_from(delivery.end - delivery.first).unwrap_or(usize::MAX)
+}
+
+/// Adds as much of `entry` to `delivery` as fits `limit`; what does not fit comes back, and the delivery is full then.
+fn take(delivery: &mut Delivery, entry: Entry, limit: BatchLimit) -> Option<Entry> {
+    let mut record = match entry {
+        Entry::Gap { from, to, reason } => {
+            let (from, to) = (from.get().max(delivery.end), to.get());
+            if to > from {
+                let why = match reason {
+                    GapReason::Expired => "removed before this route came to them",
+                    GapReason::Damaged => "damaged on disk",
+                };
+                delivery.missing += to - from;
+                delivery
+                    .gaps
+                    .push(format!("{} events from offset {from}: {why}", to - from));
+                delivery.end = to;
+            }
+            return None;
+        }
+        Entry::Record(record) => record,
+    };
+    // A reader that starts inside a record gets all of it.
+    let passed = delivery.end.saturating_sub(record.first.get());
+    if passed > 0 {
+        let passed = u32::try_from(passed).unwrap_or(u32::MAX).min(record.events);
+        let (_, length) = wire::first_part(&record.body, passed as usize, usize::MAX);
+        drop(record.body.split_to(length));
+        record.first = record.first + u64::from(passed);
+        record.events -= passed;
+        if record.events == 0 {
+            return None;
+        }
+    }
+    let room = limit.events.saturating_sub(delivery_events(delivery));
+    let bytes = limit.bytes.saturating_sub(delivery.bytes);
+    if room == 0 || (bytes < record.body.len() && !delivery.slices.is_empty()) {
+        return Some(Entry::Record(record));
+    }
+    let whole = record.events as usize <= room && record.body.len() <= bytes;
+    let (events, length) = if whole {
+        (record.events, record.body.len())
+    } else {
+        let (events, length) = wire::first_part(&record.body, room, bytes);
+        // Bytes that are no events (the journal checked them, so this is a fault of ours) go on as they are.
+        if events == 0 {
+            (record.events, record.body.len())
+        } else {
+            (events as u32, length)
+        }
+    };
+    let body = record.body.split_to(length);
+    delivery.push(Slice {
+        first: record.first.get(),
+        events,
+        body,
+    });
+    record.first = record.first + u64::from(events);
+    record.events -= events;
+    (record.events > 0).then_some(Entry::Record(record))
+}
+
+impl From<CursorError> for JournalError {
+    fn from(error: CursorError) -> Self {
+        match error {
+            CursorError::Io { .. } | CursorError::InUse { .. } => Self::Io(error.to_string()),
+            CursorError::Closed { .. } => Self::Closed,
+            CursorError::Name { .. }
+            | CursorError::Damaged { .. }
+            | CursorError::OutOfRange { .. }
+            | CursorError::StateTooLarge { .. } => Self::DamagedCursor(error.to_string()),
+        }
+    }
+}
+
+impl From<ReadError> for JournalError {
+    fn from(error: ReadError) -> Self {
+        Self::Io(error.to_string())
+    }
+}

@@ -1,0 +1,38 @@
+//! What can go wrong with the journal. Whether to try again is a property of the variant.
+
+/// Why a batch did not become durable. Nothing was promised to the client.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The queue in front of the writer is full: the client shall slow down. 429.
+    #[error("the journal's queue is full")]
+    Full,
+    /// The disk is full: the client shall come back later; the operator shall make room. 503.
+    #[error("no space left for the journal")]
+    NoSpace,
+    /// The disk failed to write or to sync; the journal is checking what it holds. 503.
+    #[error("the journal cannot write: {0}")]
+    Unwritable(String),
+    /// The service is shutting down. 503.
+    #[error("the journal is closed")]
+    Closed,
+    /// The batch is larger than a record may be: trying again will not help. 413.
+    #[error("a batch of {bytes} bytes is larger than the journal takes")]
+    TooLarge {
+        /// Its encoded size.
+        bytes: usize,
+    },
+}
+
+/// Why a route could not read or commit.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// A route's saved position cannot be trusted. The route must not run until an operator decides.
+    #[error("{0}")]
+    DamagedCursor(String),
+    /// Reading or writing failed: try again later.
+    #[error("{0}")]
+    Io(String),
+    /// The journal is closed: stop.
+    #[error("the journal is closed")]
+    Closed,
+}

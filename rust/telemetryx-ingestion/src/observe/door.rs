@@ -1,0 +1,67 @@
+//! What was turned away at the door, for `/ledger`. Saved once a second and at shutdown: unlike the books of routes,
+//! which are exact, a kill can lose the last second of these.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+/// One count that only grows.
+#[derive(Debug, Default)]
+pub struct DoorCount(AtomicU64);
+
+impl DoorCount {
+    /// Counts `more`.
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The counts of one door.
+#[derive(Debug, Default)]
+pub struct DoorBooks {
+    /// Events that were invalid.
+    pub refused: DoorCount,
+    /// Requests over a rate limit; their events were not read.
+    pub rate_limited: DoorCount,
+    /// Requests for which there was no room; their events were not read or not kept.
+    pub overloaded: DoorCount,
+    /// Events that the overflow policy answered 202 and dropped.
+    pub shed: DoorCount,
+}
+
+/// The counts at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoorTotals {
+    refused: u64,
+    rate_limited: u64,
+    overloaded: u64,
+    shed: u64,
+}
+
+impl DoorBooks {
+    /// Goes on counting from saved totals.
+    #[must_use]
+    pub fn from_totals(totals: DoorTotals) -> Self {
+        let books = Self::default();
+        books.refused.add(totals.refused);
+        books.rate_limited.add(totals.rate_limited);
+        books.overloaded.add(totals.overloaded);
+        books.shed.add(totals.shed);
+        books
+    }
+
+    /// The counts now.
+    #[must_use]
+    pub fn totals(&self) -> DoorTotals {
+        DoorTotals {
+            refused: self.refused.get(),
+            rate_limited: self.rate_limited.get(),
+            overloaded: self.overloaded.get(),
+            shed: self.shed.get(),
+        }
+    }
+}

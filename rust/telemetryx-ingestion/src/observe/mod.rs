@@ -1,0 +1,18 @@
+//! What goes on, said to operators: metrics, logs, spans, and the books of the door.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `metrics.rs` | every metric, its name and its help text |
+//! | `logs.rs` | where log lines go, and in which form |
+//! | `door.rs` | what was turned away, counted across restarts |
+//! | `overload.rs` | overload as log events, counted and not repeated |
+
+mod door;
+mod logs;
+mod metrics;
+mod overload;
+
+pub use door::{DoorBooks, DoorCount, DoorTotals};
+pub use logs::init as init_logs;
+pub use metrics::{Endpoint, HttpTimer, Metrics, PluginMetrics, RouteMetrics, dead_letters};
+pub use overload::OverloadLog;

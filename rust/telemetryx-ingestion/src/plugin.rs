@@ -1,0 +1,52 @@
+//! What all plug-ins share: how they are made from the config, and how that fails.
+//!
+//! A plug-in is one file that registers a factory with `inventory`; the config names it. Validators live in
+//! [`crate::validators`], processors in [`crate::processors`], sinks in [`crate::sinks`].
+
+use serde::de::DeserializeOwned;
+
+/// Why a plug-in could not be made from its settings. Shown by `telemetryx check` and at start; never while serving.
+#[derive(Debug, thiserror::Error)]
+pub enum PluginError {
+    /// No plug-in of that name is compiled in.
+    #[error("no {kind} is named `{name}`{}; known: {}", nearest(name, known), known.join(", "))]
+    Unknown {
+        /// `validator`, `processor` or `sink`.
+        kind: &'static str,
+        /// The name in the config.
+        name: String,
+        /// Every name that would do.
+        known: Vec<&'static str>,
+    },
+    /// The settings are not those the plug-in takes.
+    #[error("{0}")]
+    Settings(String),
+    /// What the plug-in needs is not there, such as a file or a folder.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+fn nearest(name: &str, known: &[&'static str]) -> String {
+    known
+        .iter()
+        .map(|candidate| {
+            (
+                strsim::jaro_winkler(&name.to_lowercase(), &candidate.to_lowercase()),
+                candidate,
+            )
+        })
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| format!(" (did you mean `{candidate}`?)"))
+        .unwrap_or_default()
+}
+
+/// Reads a plug-in's settings into its own type; the error names the key and what it takes.
+///
+/// # Errors
+/// [`PluginError::Settings`] if a key is unknown, missing or of the wrong type.
+pub fn settings<T: DeserializeOwned>(value: toml::Value) -> Result<T, PluginError> {
+    value
+        .try_into()
+        .map_err(|error: toml::de::Error| PluginError::Settings(error.message().to_owned()))
+}

@@ -1,0 +1,160 @@
+//! What an operator may change: replays and dead letters. The same as `telemetryx replay` and `telemetryx dead-letters`
+//! do on the control file, for those who have no shell on the machine.
+//!
+//! | request | what it does |
+//! | --- | --- |
+//! | `GET /dead-letters[?route=][&stage=][&before=][&limit=]` | lists, newest first |
+//! | `GET /dead-letters/{id}` | one of them, with its event |
+//! | `POST /dead-letters/redrive[?route=][&stage=][&id=]` | sends them again |
+//! | `POST /replays` with `{"route":…,"from":…,"to":…}` | delivers again; offsets or times |
+//! | `GET /replays/{id}` | how far it is |
+
+use std::collections::HashMap;
+
+use http::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Query;
+use super::events::parse_time;
+use crate::control::{ControlError, LetterFilter, letters, replays};
+use crate::intake::Refusal;
+
+/// Letters listed at a time, at the most.
+const LIMIT_MAX: u32 = 1000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReplayRequest {
+    route: String,
+    from: Value,
+    to: Option<Value>,
+}
+
+/// Answers one admin request.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn answer(
+    of: &Query,
+    method: &Method,
+    path: &str,
+    parameters: &HashMap<String, String>,
+    body: &[u8],
+) -> Result<Value, Refusal> {
+    let db = of.control.reader().map_err(unavailable)?;
+    let sqlite = |error: rusqlite::Error| Refusal::Unavailable(error.to_string());
+    let filter = filter(parameters)?;
+    match (
+        method,
+        path.trim_start_matches('/')
+            .split('/')
+            .collect::<Vec<_>>()
+            .as_slice(),
+    ) {
+        (&Method::GET, ["dead-letters"]) => {
+            let before = number(parameters, "before")?;
+            let limit = number(parameters, "limit")?
+                .unwrap_or(100)
+                .clamp(1, LIMIT_MAX.into());
+            let list = letters::list(
+                &db,
+                &filter,
+                before,
+                u32::try_from(limit).unwrap_or(LIMIT_MAX),
+            )
+            .map_err(sqlite)?;
+            Ok(
+                json!({ "count": letters::count(&db, &filter).map_err(sqlite)?, "dead_letters": list }),
+            )
+        }
+        (&Method::GET, ["dead-letters", id]) => {
+            let filter = LetterFilter {
+                id: Some(parse_id(id)?),
+                ..LetterFilter::default()
+            };
+            let letter = letters::list(&db, &filter, None, 1).map_err(sqlite)?.pop();
+            let letter =
+                letter.ok_or_else(|| Refusal::NotFound(format!("there is no dead letter {id}")))?;
+            let mut shown = json!(letter);
+            shown["event"] = letter.event();
+            Ok(shown)
+        }
+        (&Method::POST, ["dead-letters", "redrive"]) => {
+            Ok(json!({ "redriving": letters::ask_redrive(&db, &filter).map_err(sqlite)? }))
+        }
+        (&Method::POST, ["replays"]) => {
+            let request: ReplayRequest =
+                serde_json::from_slice(body).map_err(|error| Refusal::BadRequest {
+                    code: "invalid_json",
+                    message: format!("send {{\"route\":…,\"from\":…,\"to\":…}}: {error}"),
+                })?;
+            if !of.routes.iter().any(|route| route.name() == request.route) {
+                return Err(Refusal::NotFound(format!(
+                    "there is no route `{}`",
+                    request.route
+                )));
+            }
+            let first = offset(of, "from", &request.from)?;
+            let behind = request
+                .to
+                .map_or(Ok(of.journal.end()), |to| offset(of, "to", &to))?;
+            let id = replays::ask(&db, &request.route, first, behind).map_err(sqlite)?;
+            Ok(json!({ "id": id, "route": request.route, "first": first, "behind": behind }))
+        }
+        (&Method::GET, ["replays", id]) => match replays::get(&db, parse_id(id)?) {
+            Ok(replay) => Ok(json!(replay)),
+            Err(rusqlite::Error::QueryReturnedNoRows) => {
+                Err(Refusal::NotFound(format!("there is no replay {id}")))
+            }
+            Err(error) => Err(sqlite(error)),
+        },
+        (_, ["dead-letters"] | ["dead-letters" | "replays", _]) => {
+            Err(Refusal::MethodNotAllowed("GET or POST"))
+        }
+        _ => Err(Refusal::NotFound(format!("there is nothing at `{path}`"))),
+    }
+}
+
+/// An offset, or the first event accepted at or after a time.
+fn offset(of: &Query, name: &str, value: &Value) -> Result<u64, Refusal> {
+    if let Some(offset) = value.as_u64() {
+        return Ok(offset);
+    }
+    let time = value
+        .as_str()
+        .and_then(parse_time)
+        .ok_or_else(|| Refusal::BadRequest {
+            code: "invalid_parameter",
+            message: format!(
+                "`{name}` must be an offset (a number) or an RFC 3339 time (a string)"
+            ),
+        })?;
+    of.journal
+        .offset_at(time)
+        .map_err(|error| Refusal::Unavailable(error.to_string()))
+}
+
+fn filter(parameters: &HashMap<String, String>) -> Result<LetterFilter, Refusal> {
+    let text = |name: &str| parameters.get(name).cloned();
+    Ok(LetterFilter {
+        route: text("route"),
+        stage: text("stage"),
+        id: number(parameters, "id")?,
+    })
+}
+
+fn number(parameters: &HashMap<String, String>, name: &str) -> Result<Option<i64>, Refusal> {
+    parameters.get(name).map(|text| parse_id(text)).transpose()
+}
+
+fn parse_id(text: &str) -> Result<i64, Refusal> {
+    text.parse().map_err(|_| Refusal::BadRequest {
+        code: "invalid_parameter",
+        message: format!("`{text}` is not a number"),
+    })
+}
+
+fn unavailable(error: ControlError) -> Refusal {
+    Refusal::Unavailable(error.to_string())
+}

@@ -1,0 +1,74 @@
+//! What can be asked: `/stats`, `/events`, `/receipts`, `/ledger`, `/status`, `/health`.
+//!
+//! | file | endpoint |
+//! | --- | --- |
+//! | `events.rs` | `/events`, and [`EventStore`], which a sink implements to answer it |
+//! | `stats.rs` | `/stats`, `/stats/{source_id}`, `/stats/rates` |
+//! | `receipt.rs` | `/receipts/{receipt}`, and what a receipt is |
+//! | `ledger.rs` | `/ledger` |
+//! | `status.rs` | `/status`, `/health` |
+//! | `admin.rs` | replay and dead letters |
+//!
+//! Each answers with a value or a [`Refusal`](crate::intake::Refusal); `ingress::http` turns either into bytes.
+
+use std::collections::HashMap;
+
+pub mod admin;
+mod events;
+mod ledger;
+mod receipt;
+mod stats;
+mod status;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use telemetryx_common::Timestamp;
+
+use crate::admission::AdminGate;
+use crate::control::Control;
+use crate::counters::Counters;
+use crate::intake::Intake;
+use crate::journal::Journal;
+use crate::observe::{DoorBooks, Metrics};
+use crate::route::RouteHandle;
+
+pub use events::{Cursor, EventPage, EventQuery, EventStore, StoreError, events};
+pub use ledger::ledger;
+pub use receipt::{Receipt, receipt};
+pub use stats::{rates, source, totals};
+pub use status::{health, metrics, status};
+
+/// What questions are answered from; made once by `service`.
+pub struct Query {
+    /// The journal.
+    pub journal: Arc<dyn Journal>,
+    /// All routes, in the order of the config.
+    pub routes: Vec<RouteHandle>,
+    /// What the door turned away.
+    pub door: Arc<DoorBooks>,
+    /// Dead letters and replays.
+    pub control: Control,
+    /// Answers `/stats`, if a route does.
+    pub counters: Option<Counters>,
+    /// Answers `/events`, if a route does.
+    pub store: Option<Arc<dyn EventStore>>,
+    /// Who may see stored events.
+    pub admin: AdminGate,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// For the memory in use.
+    pub intake: Arc<Intake>,
+    /// Since when the books are kept: when the data directory was made.
+    pub since: Timestamp,
+    /// When the service started.
+    pub started: (Instant, Timestamp),
+}
+
+/// The parameters of a query string; a parameter given twice counts once, the last.
+#[must_use]
+pub fn parameters(query: Option<&str>) -> HashMap<String, String> {
+    form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+        .into_owned()
+        .collect()
+}

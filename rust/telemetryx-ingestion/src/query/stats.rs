@@ -1,0 +1,68 @@
+//! `GET /stats`, `/stats/{source_id}`, `/stats/rates`: what was accepted, counted.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::Query;
+use crate::clock;
+use crate::counters::Counters;
+use crate::intake::Refusal;
+
+fn counters(of: &Query) -> Result<&Counters, Refusal> {
+    of.counters.as_ref().ok_or_else(|| {
+        Refusal::NotFound("no route counts events: name one in `query.counters_from`".into())
+    })
+}
+
+fn json(value: impl serde::Serialize) -> Result<Value, Refusal> {
+    serde_json::to_value(value).map_err(|_| Refusal::Internal)
+}
+
+/// All sources together.
+///
+/// # Errors
+/// [`Refusal::NotFound`] if no route counts.
+pub fn totals(of: &Query) -> Result<Value, Refusal> {
+    json(counters(of)?.totals())
+}
+
+/// One source.
+///
+/// # Errors
+/// [`Refusal::NotFound`] if it was never seen.
+pub fn source(of: &Query, name: &str) -> Result<Value, Refusal> {
+    match counters(of)?.source(name) {
+        Some(stats) => json(stats),
+        None => Err(Refusal::NotFound(format!(
+            "no event of the source `{name}` was seen"
+        ))),
+    }
+}
+
+/// Events accepted per minute: `?window=60m[&type=T]`.
+///
+/// # Errors
+/// [`Refusal::BadRequest`] if the window cannot be read or is longer than what is kept.
+pub fn rates(of: &Query, parameters: &HashMap<String, String>) -> Result<Value, Refusal> {
+    let counters = counters(of)?;
+    let window = parameters.get("window").map_or("60m", String::as_str);
+    let minutes = window
+        .parse::<crate::config::Duration>()
+        .ok()
+        .map(|window| std::time::Duration::from(window).as_secs().div_ceil(60))
+        .and_then(|minutes| usize::try_from(minutes).ok())
+        .filter(|minutes| (1..=counters.minutes()).contains(minutes))
+        .ok_or_else(|| Refusal::BadRequest {
+            code: "invalid_parameter",
+            message: format!(
+                "`window` must be a duration such as `60m`, at most {}m",
+                counters.minutes()
+            ),
+        })?;
+    let only = parameters.get("type").map(String::as_str);
+    Ok(serde_json::json!({
+        "window": format!("{minutes}m"),
+        "rates": json(counters.rates(clock::now(), minutes, only))?,
+    }))
+}

@@ -1,0 +1,108 @@
+//! `GET /status`, `/health` and `/metrics`: how the parts are.
+
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use super::Query;
+use crate::clock;
+use crate::route::RouteStatus;
+
+/// Routes, journal, version, uptime.
+#[must_use]
+pub fn status(of: &Query) -> Value {
+    let routes: Map<_, _> = of
+        .routes
+        .iter()
+        .map(|route| {
+            let status = route.status();
+            let entry = json!({
+                "sink": route.kind(),
+                "position": status.position,
+                "lag_events": of.journal.end().saturating_sub(status.position),
+                "lag_seconds": lag_seconds(&status),
+                "health": status.sink,
+            });
+            (route.name().to_owned(), entry)
+        })
+        .collect();
+    let backlog = of.journal.backlog();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "started": of.started.1.to_string(),
+        "uptime_seconds": of.started.0.elapsed().as_secs(),
+        "journal": of.journal.status(),
+        "backlog": { "events": backlog.events, "bytes": backlog.bytes },
+        "memory": { "used": of.intake.memory.used() },
+        "door": of.door.totals(),
+        "routes": routes,
+    })
+}
+
+/// 503 if the journal cannot write; 200 otherwise, `degraded` if a route's sink is down.
+#[must_use]
+pub fn health(of: &Query) -> (StatusCode, Value) {
+    let journal = of.journal.status();
+    let mut degraded = !journal.damage.is_empty();
+    let routes: Map<_, _> = of
+        .routes
+        .iter()
+        .map(|route| {
+            let sink = route.status().sink;
+            degraded |= matches!(sink.state, "down" | "stopped");
+            let mut entry = json!({ "state": sink.state, "since": sink.since });
+            if let (Some(error), "down" | "stopped") = (sink.last_error, sink.state) {
+                entry["error"] = error.into();
+            }
+            (route.name().to_owned(), entry)
+        })
+        .collect();
+    let (code, status) = match (journal.is_ok(), degraded) {
+        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),
+        (true, true) => (StatusCode::OK, "degraded"),
+        (true, false) => (StatusCode::OK, "healthy"),
+    };
+    let mut part = json!({ "state": journal.state, "since": journal.since });
+    if let Some(reason) = journal.reason {
+        part["error"] = reason.into();
+    }
+    if !journal.damage.is_empty() {
+        part["damage"] = json!(journal.damage);
+    }
+    (
+        code,
+        json!({ "status": status, "journal": part, "routes": routes }),
+    )
+}
+
+/// All metrics as Prometheus text; those that are readings are read now.
+#[must_use]
+pub fn metrics(of: &Query) -> String {
+    let metrics = &of.metrics;
+    let journal = of.journal.status();
+    metrics.journal_bytes.set(journal.bytes as f64);
+    metrics.queue_depth.set(of.journal.backlog().events as f64);
+    metrics.memory.set(of.intake.memory.used() as f64);
+    for route in &of.routes {
+        let status = route.status();
+        let end = of.journal.end();
+        let pending = end - status.position;
+        let handles = route.metrics();
+        handles.lag_events.set(pending as f64);
+        handles.lag_seconds.set(lag_seconds(&status));
+        handles
+            .breaker_open
+            .set(f64::from(u8::from(status.sink.breaker_open)));
+        handles
+            .ledger_difference
+            .set((i128::from(status.position) - i128::from(status.books.passed())) as f64);
+    }
+    metrics.render()
+}
+
+/// How long ago the oldest event that the route has not settled was accepted.
+fn lag_seconds(status: &RouteStatus) -> f64 {
+    let nanos = status
+        .waiting_since
+        .map_or(0, |since| clock::now().unix_nanos() - since.unix_nanos());
+    nanos.max(0) as f64 / 1e9
+}

@@ -1,0 +1,139 @@
+//! One batch to the sink, until every event of it is delivered or dead.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::breaker::Breaker;
+use super::pipeline::Refused;
+use super::{EventBatch, Origin, RouteHandle};
+use crate::config::RetryConfig;
+use crate::sinks::{DeliverError, Sink};
+
+/// What a batch came to.
+pub(super) struct Delivered {
+    /// Events of the journal that the sink has.
+    pub(super) delivered: u64,
+    /// Those it will never take.
+    pub(super) refused: Vec<Refused>,
+}
+
+/// The route is to stop; the batch was not delivered, and is again in the journal's hands.
+pub(super) struct Stopped;
+
+/// Delivers to one sink with retries and a circuit breaker.
+pub(super) struct Deliverer {
+    pub(super) sink: Arc<dyn Sink>,
+    pub(super) retry: RetryConfig,
+    pub(super) breaker: Breaker,
+    pub(super) handle: RouteHandle,
+    /// Cancelled when the route shall end once it has passed everything; a sink that is down is not waited for.
+    pub(super) drain: CancellationToken,
+    /// Cancelled when the route shall stop even if its sink is down.
+    pub(super) stop: CancellationToken,
+}
+
+impl Deliverer {
+    /// Delivers `batch`. Returns when every event of it is settled, or the route is to stop.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub(super) async fn deliver(
+        &mut self,
+        batch: &mut EventBatch<'_>,
+    ) -> Result<Delivered, Stopped> {
+        let mut refused = Vec::new();
+        let mut failures = 0;
+        while !batch.is_empty() {
+            if failures > 0 {
+                self.handle.metrics().retries.increment(1);
+            }
+            match self.sink.deliver(batch).await {
+                Ok(()) => {
+                    self.breaker.succeeded();
+                    self.handle.metrics().breaker_open.set(0.0);
+                    self.handle.sink_is_up();
+                    break;
+                }
+                Err(DeliverError::Rejected(mut events)) => {
+                    // From the back, so that the places of the others stay.
+                    events.sort_unstable_by_key(|event| std::cmp::Reverse(event.index));
+                    events.dedup_by_key(|event| event.index);
+                    for event in events
+                        .into_iter()
+                        .filter(|event| event.index < batch.len())
+                        .collect::<Vec<_>>()
+                    {
+                        refused.extend(refusal(
+                            batch.remove(event.index).0,
+                            event.code,
+                            event.message,
+                        ));
+                    }
+                }
+                Err(DeliverError::Retryable(error)) => {
+                    failures += 1;
+                    let opened = self.breaker.failed(Instant::now());
+                    self.handle.sink_is_down(&error, self.breaker.is_open());
+                    if opened {
+                        self.handle.metrics().breaker_open.set(1.0);
+                        tracing::warn!(
+                            route = self.handle.name(),
+                            reason = error,
+                            "the circuit breaker opened"
+                        );
+                    }
+                    if !self.retry.attempts.allows_another(failures) {
+                        let attempts = format!("gave up after {failures} attempts: {error}");
+                        while let Some(last) = batch.len().checked_sub(1) {
+                            refused.extend(refusal(
+                                batch.remove(last).0,
+                                "attempts_exhausted",
+                                attempts.clone(),
+                            ));
+                        }
+                        break;
+                    }
+                    let pause = self
+                        .pause(failures)
+                        .max(self.breaker.closed_in(Instant::now()));
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = self.stop.cancelled() => return Err(Stopped),
+                        () = self.drain.cancelled() => {
+                            self.stop.cancel();
+                            return Err(Stopped);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(Delivered {
+            delivered: batch.journaled(),
+            refused,
+        })
+    }
+
+    /// Exponential backoff with full jitter: somewhere up to `initial × 2^(failures − 1)`, at most `max`.
+    fn pause(&self, failures: u32) -> Duration {
+        let doubled = 2u32.saturating_pow(failures.saturating_sub(1).min(31));
+        let initial = Duration::from(self.retry.initial);
+        let ceiling = initial.saturating_mul(doubled).min(self.retry.max.into());
+        ceiling.mul_f64(fastrand::f64()).max(initial / 10)
+    }
+}
+
+fn refusal(origin: Origin, code: &str, message: String) -> Option<Refused> {
+    match origin {
+        Origin::Journal(offset) => Some(Refused {
+            offset,
+            code: code.to_owned(),
+            message,
+        }),
+        Origin::Derived => {
+            tracing::error!(code, message, "a derived event was rejected and dropped");
+            None
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Right of the durability line: each route reads the journal at its own pace, processes, delivers and commits.
+//!
+//! | file | purpose |
+//! | --- | --- |
+//! | `runner.rs` | the loop: read › filter › process › deliver › settle › commit |
+//! | `pipeline.rs` | filter and processors, and what they make of a batch |
+//! | `delivering.rs` | one batch to the sink, until it is delivered or dead: retry, breaker |
+//! | `breaker.rs` | the circuit breaker |
+//! | `batch.rs` | [`EventBatch`] |
+//! | `filter.rs` | which events a route wants |
+//! | `books.rs` | what became of every event, exact at every moment |
+//! | `redrive.rs`, `replay.rs` | dead letters sent again; events delivered again |
+//!
+//! A route knows `journal`, `processors`, `sinks` and `control`; nobody but `service` and `query` knows a route.
+
+mod batch;
+mod books;
+mod breaker;
+mod delivering;
+mod filter;
+mod pipeline;
+mod redrive;
+mod replay;
+mod runner;
+
+pub use batch::{EventBatch, Origin};
+pub use books::{Books, RouteHandle, RouteStatus, SinkHealth};
+pub use filter::RouteFilter;
+pub use runner::{Route, RouteError, RouteSettings};

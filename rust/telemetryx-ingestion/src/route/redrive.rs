@@ -1,0 +1,97 @@
+//! Dead letters of a route, sent again because an operator asked for it.
+//!
+//! The book is moved from dead to delivered in memory, saved with the next commit together with the letter's number, and
+//! only then is the letter removed: whenever a crash comes, the letter is counted once.
+
+use telemetryx_common::wire;
+
+use super::EventBatch;
+use super::runner::{Route, RouteError};
+use crate::clock;
+use crate::control::Kept;
+use crate::sinks::DeliverError;
+
+/// Letters taken at a time.
+const AT_ONCE: u32 = 200;
+
+/// What came of it.
+pub(super) enum Redriven {
+    /// No letter waits.
+    Nothing,
+    /// Some were settled; commit, then ask again.
+    Some,
+    /// The sink cannot take them now; ask again later.
+    Later,
+}
+
+/// Sends some of the letters that wait.
+pub(super) async fn serve(route: &mut Route) -> Result<Redriven, RouteError> {
+    let letters = route
+        .control
+        .letters_to_redrive(Some(route.handle.name()), AT_ONCE)
+        .map_err(|error| RouteError::Rewind(error.to_string()))?;
+    let mut done = Redriven::Nothing;
+    for letter in letters {
+        if route.redriven.contains(&letter.id) {
+            continue;
+        }
+        done = Redriven::Some;
+        match send(route, &letter).await {
+            Ok(()) => {
+                route.redriven.push(letter.id);
+                route.handle.redriven(1);
+            }
+            Err(DeliverError::Rejected(why)) => {
+                let (code, message) = why
+                    .into_iter()
+                    .next()
+                    .map_or_else(Default::default, |why| (why.code, why.message));
+                bury_again(route, letter.id, code, message).await?;
+            }
+            Err(DeliverError::Retryable(error)) => {
+                tracing::warn!(
+                    route = route.handle.name(),
+                    error,
+                    "dead letters cannot be sent again now"
+                );
+                return Ok(Redriven::Later);
+            }
+        }
+    }
+    Ok(done)
+}
+
+async fn bury_again(route: &Route, id: i64, code: &str, message: String) -> Result<(), RouteError> {
+    let buried = route.control.bury_again(id, code.to_owned(), message).await;
+    buried.map_err(|error| RouteError::Rewind(error.to_string()))
+}
+
+async fn send(route: &Route, letter: &Kept) -> Result<(), DeliverError> {
+    let rejected = |code, message| {
+        DeliverError::Rejected(vec![crate::sinks::RejectedBySink {
+            index: 0,
+            code,
+            message,
+        }])
+    };
+    let mut batch = EventBatch::new(clock::now());
+    for event in wire::events(&letter.body) {
+        let event = event.map_err(|error| rejected("unreadable", error.to_string()))?;
+        batch.push(letter.offset.unwrap_or_default(), event);
+    }
+    // Those that keep state have seen the event when it came the first time.
+    let refused = route
+        .pipeline
+        .stateless()
+        .process(&mut batch)
+        .await
+        .map_err(DeliverError::Retryable)?;
+    if let Some(refused) = refused.into_iter().next() {
+        return Err(rejected("processing", refused.message));
+    }
+    if batch.is_empty() {
+        Ok(())
+    } else {
+        route.deliverer.sink.deliver(&batch).await
+    }
+}

@@ -1,0 +1,140 @@
+//! Events delivered again because an operator asked for it: beside the route's own reading, without moving its
+//! position or its books. Redelivery is harmless at the sink, so a replay is safe to break off and to repeat.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::RouteHandle;
+use super::pipeline::Pipeline;
+use crate::clock;
+use crate::control::{Control, ControlError, Replay, ReplayState};
+use crate::journal::{BatchLimit, Journal};
+use crate::sinks::{DeliverError, Sink};
+
+/// The pause after a failed attempt.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Serves the replays of one route.
+pub(super) struct Replayer {
+    pub(super) journal: Arc<dyn Journal>,
+    pub(super) control: Control,
+    pub(super) pipeline: Pipeline,
+    pub(super) sink: Arc<dyn Sink>,
+    pub(super) handle: RouteHandle,
+    pub(super) limit: BatchLimit,
+    pub(super) stop: CancellationToken,
+}
+
+impl Replayer {
+    /// Runs until the route stops.
+    pub(super) async fn run(self) {
+        let stop = self.stop.clone();
+        let mut changes = self.control.changes();
+        changes.mark_changed();
+        let serve = async {
+            while changes.changed().await.is_ok() {
+                loop {
+                    match self.control.next_replay(self.handle.name()) {
+                        Ok(Some(replay)) => self.replay(replay).await,
+                        Ok(None) => break,
+                        Err(error) => {
+                            tracing::warn!(route = self.handle.name(), %error, "replays cannot be read");
+                            break;
+                        }
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = serve => {}
+        }
+    }
+
+    async fn replay(&self, mut replay: Replay) {
+        tracing::info!(
+            route = replay.route,
+            from = replay.next,
+            to = replay.behind,
+            "replay"
+        );
+        while replay.state == ReplayState::Pending {
+            if let Err(error) = self.step(&mut replay).await {
+                tracing::warn!(route = replay.route, error, "the replay waits");
+                replay.error = Some(error);
+                self.save(&replay).await;
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Delivers one batch again.
+    async fn step(&self, replay: &mut Replay) -> Result<(), String> {
+        if let Some(why) = self.sink.refuses_replay() {
+            replay.state = ReplayState::Failed;
+            replay.error = Some(why.to_owned());
+            self.save(replay).await;
+            return Ok(());
+        }
+        let behind = replay.behind.min(self.journal.end());
+        let delivery = self
+            .journal
+            .scan(replay.next, behind, self.limit)
+            .map_err(|error| error.to_string())?;
+        for gap in &delivery.gaps {
+            tracing::warn!(
+                route = replay.route,
+                gap,
+                "the replay leaves out events that are missing from the journal"
+            );
+        }
+        let mut batch = delivery.decode(clock::now(), |offset, error| {
+            tracing::error!(
+                offset,
+                error,
+                "an event cannot be decoded; the replay leaves it out"
+            );
+        });
+        for refused in self.pipeline.process(&mut batch).await? {
+            tracing::warn!(
+                offset = refused.offset,
+                refused.message,
+                "the replay leaves out an event"
+            );
+        }
+        while !batch.is_empty() {
+            match self.sink.deliver(&batch).await {
+                Ok(()) => break,
+                Err(DeliverError::Retryable(error)) => return Err(error),
+                Err(DeliverError::Rejected(mut rejected)) => {
+                    rejected.sort_unstable_by_key(|event| std::cmp::Reverse(event.index));
+                    rejected.dedup_by_key(|event| event.index);
+                    for event in rejected {
+                        tracing::warn!(
+                            event.message,
+                            "the replay leaves out an event that the sink rejects"
+                        );
+                        batch.remove(event.index);
+                    }
+                }
+            }
+        }
+        replay.delivered += batch.journaled();
+        replay.next = delivery.end;
+        replay.error = None;
+        if delivery.is_empty() || replay.next >= replay.behind {
+            replay.state = ReplayState::Done;
+        }
+        self.save(replay).await;
+        Ok(())
+    }
+
+    async fn save(&self, replay: &Replay) {
+        let saved: Result<(), ControlError> = self.control.save_replay(replay.clone()).await;
+        if let Err(error) = saved {
+            tracing::warn!(route = replay.route, %error, "the replay's progress cannot be saved");
+        }
+    }
+}

@@ -1,0 +1,547 @@
+//! The loop of one route: read › filter › process › deliver › settle › commit.
+//!
+//! A batch under way is settled exactly once: every event of it is delivered, filtered, dead or expired, and its route's
+//! position moves past it in the same step. Cursor, books, processors' and sink's state are saved together, at most
+//! every [`COMMIT_EVERY`] while there is work and at once when there is none. Whatever goes wrong in between, the route
+//! goes back to its last commit and delivers again from there.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::RouteFilter;
+use super::books::{Books, RouteHandle};
+use super::breaker::Breaker;
+use super::delivering::{Delivered, Deliverer};
+use super::pipeline::{Pipeline, Refused, Step};
+use super::redrive::{self, Redriven};
+use super::replay::Replayer;
+use crate::clock;
+use crate::config::{BreakerConfig, FilterConfig, RetryConfig};
+use crate::counters::Counters;
+use crate::control::{Control, DeadLetter, Stage};
+use crate::journal::{BatchLimit, Delivery, DeliveryId, Journal, JournalError, Subscription};
+use crate::observe::{Metrics, dead_letters};
+use crate::processors::EventProcessor;
+use crate::sinks::Sink;
+
+/// How much work a crash may repeat: a commit costs a sync of the disk.
+const COMMIT_EVERY: Duration = Duration::from_millis(500);
+/// When dead letters are tried again that the sink could not take.
+const REDRIVE_AGAIN: Duration = Duration::from_secs(5);
+const NEVER: Duration = Duration::from_secs(3600);
+/// The pause after something went wrong that is not the sink's fault.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What ends a run of the loop before it is asked to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    /// Go back to the last commit and try again.
+    #[error("{0}")]
+    Rewind(String),
+    /// An operator has to decide; the route stays stopped.
+    #[error("{0}")]
+    Stop(String),
+}
+
+impl From<JournalError> for RouteError {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::DamagedCursor(_) => Self::Stop(error.to_string()),
+            JournalError::Io(_) | JournalError::Closed => Self::Rewind(error.to_string()),
+        }
+    }
+}
+
+/// What a route is made of, beside its plug-ins.
+pub struct RouteSettings {
+    /// Its name.
+    pub name: String,
+    /// The kind of its sink.
+    pub kind: String,
+    /// Which events it wants.
+    pub filter: FilterConfig,
+    /// When a batch is full.
+    pub limit: BatchLimit,
+    /// How it tries again.
+    pub retry: RetryConfig,
+    /// When it leaves its sink alone.
+    pub breaker: BreakerConfig,
+}
+
+/// What is saved with the cursor.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Saved {
+    books: Books,
+    #[serde(default)]
+    processors: Value,
+    #[serde(default)]
+    sink: Value,
+    /// Dead letters that were sent again and may still lie in the control file.
+    #[serde(default)]
+    redriven: Vec<i64>,
+}
+
+/// One route.
+pub struct Route {
+    pub(super) journal: Arc<dyn Journal>,
+    pub(super) control: Control,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) limit: BatchLimit,
+    pub(super) pipeline: Pipeline,
+    pub(super) deliverer: Deliverer,
+    pub(super) handle: RouteHandle,
+    pub(super) redriven: Vec<i64>,
+    /// When to look at the letters again that could not be sent.
+    redrive_at: Option<Instant>,
+}
+
+impl Route {
+    /// A route over `journal`; `processors` are named.
+    #[must_use]
+    pub fn new(
+        settings: RouteSettings,
+        processors: Vec<(String, Box<dyn EventProcessor>)>,
+        sink: Box<dyn Sink>,
+        journal: Arc<dyn Journal>,
+        control: Control,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let filter = RouteFilter::new(&settings.filter);
+        let handle = RouteHandle::new(&settings.name, &settings.kind, filter.clone());
+        let steps = processors.into_iter().map(|(name, processor)| {
+            let metrics = handle.metrics().plugin(&name);
+            Step {
+                name,
+                processor: processor.into(),
+                metrics,
+            }
+        });
+        Self {
+            journal,
+            control,
+            metrics,
+            limit: settings.limit,
+            pipeline: Pipeline {
+                filter,
+                steps: steps.collect(),
+            },
+            deliverer: Deliverer {
+                sink: sink.into(),
+                retry: settings.retry,
+                breaker: Breaker::new(&settings.breaker),
+                handle: handle.clone(),
+                drain: CancellationToken::new(),
+                stop: CancellationToken::new(),
+            },
+            handle,
+            redriven: Vec::new(),
+            redrive_at: None,
+        }
+    }
+
+    /// Others' view of it.
+    #[must_use]
+    pub fn handle(&self) -> RouteHandle {
+        self.handle.clone()
+    }
+
+    /// Its sink.
+    #[must_use]
+    pub fn sink(&self) -> &dyn Sink {
+        &*self.deliverer.sink
+    }
+
+    /// The counters that its sink or one of its processors keeps.
+    #[must_use]
+    pub fn counters(&self) -> Option<Counters> {
+        self.sink().counters().or_else(|| self.processors().find_map(EventProcessor::counters))
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.handle.name()
+    }
+
+    /// Its processors.
+    pub fn processors(&self) -> impl Iterator<Item = &dyn EventProcessor> {
+        self.pipeline.steps.iter().map(|step| &*step.processor)
+    }
+
+    /// Cancel the first to let it end when it has passed everything, the second to let it end at once.
+    #[must_use]
+    pub fn stoppers(&self) -> (CancellationToken, CancellationToken) {
+        (self.deliverer.drain.clone(), self.deliverer.stop.clone())
+    }
+
+    /// Runs until it is asked to end. Panics of plug-ins are counted, and the route goes back to its last commit.
+    pub async fn run(mut self) {
+        let replays = tokio::spawn(
+            Replayer {
+                journal: Arc::clone(&self.journal),
+                control: self.control.clone(),
+                pipeline: self.pipeline.stateless(),
+                sink: Arc::clone(&self.deliverer.sink),
+                handle: self.handle.clone(),
+                limit: self.limit,
+                stop: self.deliverer.stop.clone(),
+            }
+            .run(),
+        );
+        self.keep_running().await;
+        replays.abort();
+    }
+
+    async fn keep_running(&mut self) {
+        while !self.deliverer.stop.is_cancelled() {
+            let run = AssertUnwindSafe(self.run_from_last_commit())
+                .catch_unwind()
+                .await;
+            let error = match run {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    self.metrics.internal_errors.increment(1);
+                    RouteError::Rewind("a plug-in panicked; the log has where".into())
+                }
+            };
+            match error {
+                RouteError::Stop(error) => {
+                    tracing::error!(route = self.handle.name(), error, "the route is stopped");
+                    self.handle.stopped(&error);
+                    return self.deliverer.stop.cancelled().await;
+                }
+                RouteError::Rewind(error) => {
+                    tracing::warn!(
+                        route = self.handle.name(),
+                        error,
+                        "the route goes back to its last commit"
+                    );
+                    self.handle.sink_is_down(&error, false);
+                    tokio::select! {
+                        () = tokio::time::sleep(PAUSE) => {}
+                        () = self.deliverer.stop.cancelled() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn run_from_last_commit(&mut self) -> Result<(), RouteError> {
+        let mut subscription = self.journal.subscribe(self.handle.name())?;
+        self.restore(&*subscription)?;
+        if let Err(error) = self.deliverer.sink.check().await {
+            self.handle.sink_is_down(&error.to_string(), false);
+        } else {
+            self.handle.sink_is_up();
+        }
+        let (drain, stop) = self.stoppers();
+        let mut changes = self.control.changes();
+        changes.mark_changed();
+        let mut commit = CommitPace::new(&*subscription);
+        self.redrive_at = None;
+        loop {
+            let idle = !subscription.has_more() && !self.pipeline.has_output();
+            let position = self.handle.status().position;
+            if commit.is_due(position, idle) {
+                self.commit(&mut *subscription, &mut commit).await?;
+                continue;
+            }
+            if drain.is_cancelled() && idle {
+                break;
+            }
+            if self.pipeline.has_output() && !subscription.has_more() {
+                self.handle_batch(Delivery::at(subscription.position()))
+                    .await?;
+                commit.touch();
+                continue;
+            }
+            let due = commit.due_in(position).min(self.redrive_in());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                changed = changes.changed() => {
+                    if changed.is_ok() {
+                        self.redrive(&mut commit).await?;
+                    }
+                }
+                () = drain.cancelled(), if idle => {}
+                delivery = subscription.next(self.limit) => self.handle_batch(delivery?).await?,
+                () = tokio::time::sleep(due) => {
+                    if self.redrive_in().is_zero() {
+                        self.redrive(&mut commit).await?;
+                    }
+                }
+            }
+            if self.deliverer.stop.is_cancelled() {
+                break;
+            }
+        }
+        self.commit(&mut *subscription, &mut commit).await
+    }
+
+    /// Sends dead letters again that an operator asked for.
+    async fn redrive(&mut self, commit: &mut CommitPace) -> Result<(), RouteError> {
+        self.redrive_at = match redrive::serve(self).await? {
+            Redriven::Nothing => None,
+            // Once committed, the letters are gone and the next ones are found.
+            Redriven::Some => Some(Instant::now() + COMMIT_EVERY),
+            Redriven::Later => Some(Instant::now() + REDRIVE_AGAIN),
+        };
+        commit.touch();
+        Ok(())
+    }
+
+    fn redrive_in(&self) -> Duration {
+        self.redrive_at
+            .map_or(NEVER, |at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Takes one delivery through the pipeline and to the sink, and settles it.
+    async fn handle_batch(&mut self, delivery: Delivery) -> Result<(), RouteError> {
+        let under_way = UnderWay::new(Arc::clone(&self.metrics));
+        let mut unreadable = Vec::new();
+        let mut batch = delivery.decode(clock::now(), |offset, message| {
+            unreadable.push(Refused {
+                offset,
+                code: "unreadable".into(),
+                message,
+            });
+        });
+        self.handle
+            .waiting_since(batch.events().first().map(|event| event.received_at));
+        for gap in &delivery.gaps {
+            tracing::error!(
+                route = self.handle.name(),
+                gap,
+                "events are missing from the journal"
+            );
+        }
+        let refused = match self.pipeline.process(&mut batch).await {
+            Ok(refused) => refused,
+            Err(error) => {
+                under_way.give_back();
+                return Err(RouteError::Rewind(error));
+            }
+        };
+        let wanted = batch.journaled();
+        let Ok(Delivered {
+            delivered,
+            refused: rejected,
+        }) = self.deliverer.deliver(&mut batch).await
+        else {
+            under_way.give_back();
+            return Ok(());
+        };
+        let processing = unreadable.len() + refused.len();
+        let books = Books {
+            delivered,
+            dead: (processing + rejected.len()) as u64,
+            expired: delivery.missing,
+            filtered: delivery.events() - processing as u64 - wanted,
+        };
+        unreadable.extend(refused);
+        if let Err(stopped) = self.bury(&delivery, unreadable, Stage::Processing).await {
+            under_way.give_back();
+            return stopped;
+        }
+        if let Err(stopped) = self.bury(&delivery, rejected, Stage::Delivery).await {
+            under_way.give_back();
+            return stopped;
+        }
+        self.handle.metrics().delivered.increment(delivered);
+        self.handle.metrics().processed.increment(delivered);
+        under_way.settle(&self.handle, delivery.id(), books);
+        Ok(())
+    }
+
+    /// Keeps refused events as dead letters; tries until they are on disk, since nothing else holds them then.
+    /// `Err(Ok(()))` if the route is to stop before that.
+    async fn bury(
+        &self,
+        delivery: &Delivery,
+        refused: Vec<Refused>,
+        stage: Stage,
+    ) -> Result<(), Result<(), RouteError>> {
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let letters: Vec<_> = refused
+            .into_iter()
+            .map(|refused| {
+                dead_letters(self.handle.name(), stage.as_str(), &refused.code, 1);
+                DeadLetter {
+                    route: Some(self.handle.name().to_owned()),
+                    stage,
+                    code: refused.code,
+                    field: None,
+                    message: refused.message,
+                    offset: Some(refused.offset),
+                    format: "stored",
+                    body: delivery
+                        .encoded(refused.offset)
+                        .unwrap_or_default()
+                        .to_vec(),
+                    request_id: None,
+                }
+            })
+            .collect();
+        loop {
+            match self.control.keep(letters.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    tracing::error!(route = self.handle.name(), %error, "dead letters cannot be kept")
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                () = self.deliverer.stop.cancelled() => return Err(Ok(())),
+            }
+        }
+    }
+
+    fn restore(&mut self, subscription: &dyn Subscription) -> Result<(), RouteError> {
+        let stop = |error: &dyn std::fmt::Display| {
+            RouteError::Stop(format!("the saved state does not fit: {error}"))
+        };
+        let saved = match subscription.state() {
+            // A route without a commit: what the journal had removed before it was made has expired for it.
+            [] => Saved {
+                books: Books {
+                    expired: subscription.position(),
+                    ..Books::default()
+                },
+                ..Saved::default()
+            },
+            state => serde_json::from_slice(state).map_err(|error| stop(&error))?,
+        };
+        self.pipeline
+            .restore(&saved.processors)
+            .map_err(|error| stop(&error))?;
+        self.pipeline.saved();
+        self.deliverer
+            .sink
+            .restore(saved.sink)
+            .map_err(|error| stop(&error))?;
+        self.redriven = saved.redriven;
+        self.handle.start_at(subscription.position(), saved.books);
+        Ok(())
+    }
+
+    async fn commit(
+        &mut self,
+        subscription: &mut dyn Subscription,
+        pace: &mut CommitPace,
+    ) -> Result<(), RouteError> {
+        let started = Instant::now();
+        let status = self.handle.status();
+        let saved = Saved {
+            books: status.books,
+            processors: self.pipeline.save(),
+            sink: self.deliverer.sink.save().unwrap_or_default(),
+            redriven: self.redriven.clone(),
+        };
+        let state =
+            serde_json::to_vec(&saved).map_err(|error| RouteError::Stop(error.to_string()))?;
+        subscription
+            .commit(DeliveryId(status.position), &state)
+            .await?;
+        self.pipeline.saved();
+        if !self.redriven.is_empty() && self.control.settle(self.redriven.clone()).await.is_ok() {
+            self.redriven.clear();
+        }
+        pace.committed(status.position, started.elapsed());
+        Ok(())
+    }
+}
+
+/// When the next commit is due: soon when there is something to save, not so often that saving is all the route does.
+struct CommitPace {
+    position: u64,
+    touched: bool,
+    last: Instant,
+    every: Duration,
+}
+
+impl CommitPace {
+    fn new(subscription: &dyn Subscription) -> Self {
+        Self {
+            position: subscription.position(),
+            touched: subscription.state().is_empty(),
+            last: Instant::now(),
+            every: COMMIT_EVERY,
+        }
+    }
+
+    fn is_dirty(&self, position: u64) -> bool {
+        self.touched || position != self.position
+    }
+
+    fn is_due(&self, position: u64, idle: bool) -> bool {
+        let since = self.last.elapsed();
+        self.is_dirty(position) && (since >= self.every || idle && since >= self.every / 5)
+    }
+
+    fn due_in(&self, position: u64) -> Duration {
+        if self.is_dirty(position) {
+            (self.every / 5)
+                .saturating_sub(self.last.elapsed())
+                .max(Duration::from_millis(1))
+        } else {
+            NEVER
+        }
+    }
+
+    fn touch(&mut self) {
+        self.touched = true;
+    }
+
+    fn committed(&mut self, position: u64, took: Duration) {
+        self.position = position;
+        self.touched = false;
+        self.last = Instant::now();
+        self.every = COMMIT_EVERY.max(took * 20);
+    }
+}
+
+/// A batch that must be settled or given back. Anything else would let events vanish unbooked: it is counted, and in
+/// debug builds it panics.
+struct UnderWay {
+    settled: bool,
+    metrics: Arc<Metrics>,
+}
+
+impl UnderWay {
+    fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            settled: false,
+            metrics,
+        }
+    }
+
+    /// Every event is accounted for: the route's position moves past them.
+    fn settle(mut self, handle: &RouteHandle, end: DeliveryId, books: Books) {
+        self.settled = true;
+        handle.settle(end.0, books);
+    }
+
+    /// Nothing is settled: the journal still holds them, and the route comes back to them.
+    fn give_back(mut self) {
+        self.settled = true;
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if !self.settled && !std::thread::panicking() {
+            self.metrics.internal_errors.increment(1);
+            debug_assert!(false, "a batch was dropped unsettled");
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! Builds the parts in order, runs them, and drains them in order. The only module that knows everybody.
+//!
+//! Two runtimes: the door answers clients; the routes deliver at a lower priority, so that a backlog never slows down
+//! those who send. Draining goes from left to right: no new connection, requests under way answered, routes run dry,
+//! journal closed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use telemetryx_common::{DecodeLimits, FieldSet, ValidationRules};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::{AdminGate, KeyRing, MemoryBudget, OverflowGate, RateLimiter};
+use crate::clock;
+use crate::config::{Config, ConfigError, PluginConfig, RouteConfig};
+use crate::control::{Control, ControlError};
+use crate::ingress::{HttpService, Listener};
+use crate::intake::Intake;
+use crate::journal::{BatchLimit, EmbeddedJournal, Journal};
+use crate::observe::{DoorBooks, Metrics, OverloadLog};
+use crate::plugin::PluginError;
+use crate::processors::{self, EventProcessor};
+use crate::query::Query;
+use crate::redrive;
+use crate::route::{Route, RouteSettings};
+use crate::sinks::{self, Sink, SinkContext};
+use crate::validators;
+
+/// The niceness of the routes' threads: the door goes first.
+const ROUTES_NICE: i32 = 10;
+/// How often small things are tidied: the door's books saved, histograms drained.
+const TIDY: Duration = Duration::from_secs(1);
+
+/// Why the service did not start. One line, for a person.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error("data_dir {}: {error}", path.display())]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// The system's words.
+        error: std::io::Error,
+    },
+    /// The journal cannot be opened.
+    #[error("the journal in {}: {error}", path.display())]
+    Journal {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        error: telemetryx_journal::OpenError,
+    },
+    /// Dead letters and replays cannot be opened.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {error} (http.host, http.port)")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's words, such as a port that is taken.
+        error: std::io::Error,
+    },
+    /// A plug-in refuses its settings.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Plugins(Vec<ConfigError>),
+    /// The system gives no threads.
+    #[error("cannot start threads: {0}")]
+    Threads(std::io::Error),
+}
+
+/// Validators, processors and sinks, as the config names them.
+struct Plugins {
+    validators: Vec<Box<dyn validators::EventValidator>>,
+    routes: Vec<RoutePlugins>,
+}
+
+struct RoutePlugins {
+    processors: Vec<(String, Box<dyn EventProcessor>)>,
+    sink: Box<dyn Sink>,
+    limit: BatchLimit,
+}
+
+/// Builds every plug-in of the config and says all that is wrong with them; reaches no server.
+#[must_use]
+pub fn check_plugins(config: &Config) -> Vec<ConfigError> {
+    build_plugins(config).err().unwrap_or_default()
+}
+
+fn build_plugins(config: &Config) -> Result<Plugins, Vec<ConfigError>> {
+    let mut errors = Vec::new();
+    let mut validators = Vec::new();
+    for (place, plugin) in config.validation.plugins.iter().enumerate() {
+        match validators::build(plugin) {
+            Ok(validator) => validators.push(validator),
+            Err(error) => errors.push(plugin_error(
+                format!("validation.plugins[{place}]"),
+                plugin,
+                &error,
+            )),
+        }
+    }
+    let mut routes = Vec::new();
+    for (place, route) in config.routes.iter().enumerate() {
+        let mut processors = Vec::new();
+        let shared = config
+            .processing
+            .plugins
+            .iter()
+            .enumerate()
+            .map(|(n, p)| (format!("processing.plugins[{n}]"), p));
+        let own = route
+            .processors
+            .iter()
+            .enumerate()
+            .map(|(n, p)| (format!("routes[{place}].processors[{n}]"), p));
+        for (key, plugin) in shared.chain(own) {
+            match processors::build(plugin) {
+                Ok(processor) => processors.push((plugin.name.clone(), processor)),
+                Err(error) => errors.push(plugin_error(key, plugin, &error)),
+            }
+        }
+        let context = SinkContext {
+            route: route.name.as_str(),
+            data_dir: &config.data_dir,
+        };
+        match sinks::build(&route.sink, context) {
+            Ok(sink) => routes.push(RoutePlugins {
+                processors,
+                sink,
+                limit: batch_limit(route),
+            }),
+            Err(error) => {
+                let key = format!("routes[{place}].sink ({})", route.sink.kind);
+                errors.push(at_key(key, error.to_string()));
+            }
+        }
+    }
+    errors.dedup();
+    if errors.is_empty() {
+        Ok(Plugins { validators, routes })
+    } else {
+        Err(errors)
+    }
+}
+
+fn at_key(key: String, message: String) -> ConfigError {
+    ConfigError { origin: None, key, message, hint: None }
+}
+
+fn plugin_error(key: String, plugin: &PluginConfig, error: &PluginError) -> ConfigError {
+    at_key(format!("{key} ({})", plugin.name), error.to_string())
+}
+
+/// The route's batch limits; its sink's if the config says nothing of them.
+fn batch_limit(route: &RouteConfig) -> BatchLimit {
+    let default = sinks::factory(&route.sink).map_or_else(|_| Default::default(), |factory| (factory.batch)());
+    let batch = if route.batch == Default::default() { &default } else { &route.batch };
+    BatchLimit {
+        events: batch.max_events as usize,
+        bytes: batch.max_bytes.as_usize(),
+        wait: batch.flush_interval.into(),
+    }
+}
+
+/// A running service.
+pub struct Service {
+    door: Runtime,
+    routes: Runtime,
+    journal: Arc<EmbeddedJournal>,
+    control: Control,
+    books: Arc<DoorBooks>,
+    listening: tokio::task::JoinHandle<()>,
+    address: SocketAddr,
+    running: Vec<tokio::task::JoinHandle<()>>,
+    drain: Vec<CancellationToken>,
+    stop: Vec<CancellationToken>,
+    close: CancellationToken,
+    timeout: Duration,
+}
+
+impl Service {
+    /// Starts everything `config` names. When this returns the service is ready.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then, and no data was touched.
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        let started = (Instant::now(), clock::now());
+        let plugins = build_plugins(config).map_err(StartError::Plugins)?;
+        let data_dir = |error| StartError::DataDir {
+            path: config.data_dir.clone(),
+            error,
+        };
+        std::fs::create_dir_all(&config.data_dir).map_err(data_dir)?;
+        let metrics = Arc::new(Metrics::install());
+        let door = runtime("door", 0)?;
+        let routes_runtime = runtime("routes", ROUTES_NICE)?;
+
+        let address = SocketAddr::new(config.http.host, config.http.port);
+        let socket = door
+            .block_on(Listener::bind(address))
+            .map_err(|error| StartError::Listen { address, error })?;
+        let address = socket
+            .local_addr()
+            .map_err(|error| StartError::Listen { address, error })?;
+        let path = config.data_dir.join("journal");
+        let embedded = EmbeddedJournal::open(&path, &config.journal.embedded, Arc::clone(&metrics))
+            .map_err(|error| StartError::Journal { path, error })?;
+        let embedded = Arc::new(embedded);
+        let journal: Arc<dyn Journal> = Arc::clone(&embedded) as _;
+        let control = Control::start(&config.data_dir, config.dead_letters.max_bytes.bytes())?;
+        let books = Arc::new(DoorBooks::from_totals(control.door()?));
+
+        let names: Vec<_> = config
+            .routes
+            .iter()
+            .map(|route| route.name.as_str().to_owned())
+            .collect();
+        let routes: Vec<_> = std::iter::zip(&config.routes, plugins.routes)
+            .map(|(route, plugins)| {
+                let settings = RouteSettings {
+                    name: route.name.as_str().to_owned(),
+                    kind: route.sink.kind.clone(),
+                    filter: route.filter.clone(),
+                    limit: plugins.limit,
+                    retry: route.retry.clone(),
+                    breaker: route.breaker.clone(),
+                };
+                let (journal, metrics) = (Arc::clone(&journal), Arc::clone(&metrics));
+                Route::new(
+                    settings,
+                    plugins.processors,
+                    plugins.sink,
+                    journal,
+                    control.clone(),
+                    metrics,
+                )
+            })
+            .collect();
+        for unused in embedded.unused_cursors(&names) {
+            tracing::warn!(
+                route = unused,
+                "the journal has a position of a route that is not in the config"
+            );
+        }
+
+        let intake = Arc::new(Intake {
+            journal: Arc::clone(&journal),
+            keys: KeyRing::new(&config.auth),
+            rate_limiter: RateLimiter::new(&config.admission.rate_limit),
+            overflow: OverflowGate::new(Arc::clone(&journal), config.admission.overflow.clone()),
+            memory: MemoryBudget::new(config.admission.memory_budget.as_usize()),
+            limits: DecodeLimits {
+                max_event_bytes: config.http.max_event.as_usize(),
+                max_events: config.http.max_batch as usize,
+            },
+            rules: ValidationRules::new(config.validation.max_future.into(), required(config)),
+            validators: plugins.validators,
+            on_invalid: config.validation.on_invalid,
+            control: control.clone(),
+            books: Arc::clone(&books),
+            metrics: Arc::clone(&metrics),
+            overload: OverloadLog::default(),
+        });
+        if intake.keys.is_open() {
+            tracing::info!("no `auth.keys`: whoever reaches the service may send events");
+        }
+        let named = |wanted: &Option<crate::config::RouteName>| {
+            routes.iter().find(|route| {
+                wanted
+                    .as_ref()
+                    .is_some_and(|name| name.as_str() == route.name())
+            })
+        };
+        let query = Arc::new(Query {
+            journal: Arc::clone(&journal),
+            routes: routes.iter().map(Route::handle).collect(),
+            door: Arc::clone(&books),
+            control: control.clone(),
+            counters: named(&config.query.counters_from).and_then(Route::counters),
+            store: named(&config.query.events_from).and_then(|route| route.sink().events()),
+            admin: AdminGate::new(&config.admin),
+            metrics: Arc::clone(&metrics),
+            intake: Arc::clone(&intake),
+            since: control.since()?,
+            started,
+        });
+
+        let (drain, stop) = routes.iter().map(Route::stoppers).unzip();
+        let running = routes
+            .into_iter()
+            .map(|route| routes_runtime.spawn(route.run()))
+            .collect();
+        routes_runtime.spawn(redrive::run(Arc::clone(&intake)));
+        door.spawn(tidy(Arc::clone(&intake)));
+        let close = CancellationToken::new();
+        let http = Arc::new(HttpService::new(intake, query, &config.http));
+        let listener = Listener::new(socket, http, &config.http, metrics);
+        let listening = door.spawn(listener.run(close.clone()));
+        tracing::info!(%address, ready_ms = started.0.elapsed().as_millis() as u64, "ready");
+        Ok(Self {
+            door,
+            routes: routes_runtime,
+            journal: embedded,
+            control,
+            books,
+            listening,
+            address,
+            running,
+            drain,
+            stop,
+            close,
+            timeout: config.shutdown.timeout.into(),
+        })
+    }
+
+    /// Where it listens; the port that was chosen if the config says 0.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The runtime that waits for signals.
+    #[must_use]
+    pub fn handle(&self) -> &Handle {
+        self.door.handle()
+    }
+
+    /// Stops accepting, answers what is under way, lets the routes run dry, closes the journal; all within
+    /// `shutdown.timeout`. Whatever is left stays in the journal.
+    pub fn shut_down(self) {
+        let deadline = tokio::time::Instant::now() + self.timeout;
+        tracing::info!("shutting down");
+        self.close.cancel();
+        let drained = self.door.block_on(async {
+            tokio::time::timeout_at(deadline, self.listening)
+                .await
+                .is_ok()
+        });
+        if !drained {
+            tracing::warn!("requests were still under way after shutdown.timeout");
+        }
+        for token in &self.drain {
+            token.cancel();
+        }
+        let mut running = futures_util::future::join_all(self.running);
+        self.routes.block_on(async {
+            if tokio::time::timeout_at(deadline, &mut running)
+                .await
+                .is_err()
+            {
+                tracing::warn!(
+                    "the routes have not passed everything; they go on at the next start"
+                );
+            }
+            for token in &self.stop {
+                token.cancel();
+            }
+            // Each ends with a last commit, which takes one sync.
+            tokio::time::timeout(Duration::from_secs(5), running)
+                .await
+                .ok();
+            self.control.save_door(self.books.totals()).await.ok();
+            self.journal.close().await;
+        });
+        self.routes.shutdown_timeout(Duration::from_millis(100));
+        self.door.shutdown_timeout(Duration::from_millis(100));
+        tracing::info!("stopped");
+    }
+}
+
+fn required(config: &Config) -> FieldSet {
+    config
+        .validation
+        .required
+        .iter()
+        .filter_map(|field| FieldSet::from_name(field.as_str()))
+        .fold(FieldSet::EMPTY, |all, one| all | one)
+}
+
+fn runtime(name: &'static str, nice: i32) -> Result<Runtime, StartError> {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    Builder::new_multi_thread()
+        .worker_threads(cores)
+        .thread_name(name)
+        .thread_keep_alive(Duration::from_secs(10))
+        .on_thread_start(move || {
+            // On Linux niceness is a thread's own. Not permitted or not supported: routes run as the others do.
+            if nice != 0 {
+                rustix::process::setpriority_process(Some(rustix::thread::gettid()), nice).ok();
+            }
+        })
+        .enable_all()
+        .build()
+        .map_err(StartError::Threads)
+}
+
+/// Saves the door's books, drains histograms, forgets idle rate limits.
+async fn tidy(intake: Arc<Intake>) {
+    let mut saved = intake.books.totals();
+    let mut ticks = tokio::time::interval(TIDY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        intake.metrics.upkeep();
+        if let Some(limiter) = &intake.rate_limiter {
+            limiter.tidy();
+        }
+        let totals = intake.books.totals();
+        if totals != saved && intake.control.save_door(totals).await.is_ok() {
+            saved = totals;
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Destinations: one file each, found through `inventory`, named by `sink.kind` of a route. Each route has a sink of
+//! its own, called by that route only, one batch at a time.
+//!
+//! | file | kind |
+//! | --- | --- |
+//! | `sqlite.rs`, `sqlite/` | `sqlite`: raw events in a file, answers `/events` |
+//! | `stats.rs` | `stats`: counters in memory, saved with the route's cursor, answers `/stats` |
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::config::{BatchConfig, SinkConfig};
+use crate::counters::Counters;
+use crate::plugin::PluginError;
+use crate::query::EventStore;
+use crate::route::EventBatch;
+
+mod sqlite;
+mod stats;
+
+/// Why a batch was not delivered.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliverError {
+    /// The destination cannot take it now. The same batch comes again, as the route's retry policy says.
+    #[error("{0}")]
+    Retryable(String),
+    /// The destination will never take these events (by their place in the batch). The caller dead-letters them and
+    /// hands in the rest again.
+    #[error("{} events were rejected; the first: {}", .0.len(), .0.first().map_or("", |rejected| &rejected.message))]
+    Rejected(Vec<RejectedBySink>),
+}
+
+/// An event that a destination will never take.
+#[derive(Debug)]
+pub struct RejectedBySink {
+    /// Place in the batch.
+    pub index: usize,
+    /// Short snake_case name of the fault.
+    pub code: &'static str,
+    /// The destination's own words.
+    pub message: String,
+}
+
+/// A destination. Told the offsets, so that it can make redelivery harmless.
+#[async_trait]
+pub trait Sink: Send + Sync {
+    /// Delivers the batch as a whole; durable at the destination when it returns, unless [`save`](Self::save) keeps
+    /// what was delivered. May be called again with events delivered before: after a crash, and by a replay.
+    ///
+    /// # Errors
+    /// [`DeliverError`]; nothing of the batch counts as delivered.
+    async fn deliver(&self, batch: &EventBatch<'_>) -> Result<(), DeliverError>;
+
+    /// Can it deliver now? For `/health`, and before the first batch.
+    ///
+    /// # Errors
+    /// [`DeliverError::Retryable`] with the destination's own words.
+    async fn check(&self) -> Result<(), DeliverError>;
+
+    /// What a sink that holds its data in memory must keep, saved in the same step as the route's cursor.
+    fn save(&self) -> Option<Value> {
+        None
+    }
+
+    /// Takes back what [`save`](Self::save) returned, before the first batch, and also later, when the route has to go
+    /// back to its last commit. `Null`: nothing was saved, start empty.
+    ///
+    /// # Errors
+    /// [`PluginError`] if the state is not one of this sink's.
+    fn restore(&self, _state: Value) -> Result<(), PluginError> {
+        Ok(())
+    }
+
+    /// Why a replay to this sink would do harm, if it would.
+    fn refuses_replay(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The counters it keeps, if it can answer `/stats`.
+    fn counters(&self) -> Option<Counters> {
+        None
+    }
+
+    /// The events it keeps, if it can answer `/events`.
+    fn events(&self) -> Option<Arc<dyn EventStore>> {
+        None
+    }
+}
+
+/// What a sink is made for.
+#[derive(Debug, Clone, Copy)]
+pub struct SinkContext<'a> {
+    /// The route's name.
+    pub route: &'a str,
+    /// Where the service keeps its files.
+    pub data_dir: &'a Path,
+}
+
+/// Registers a sink. A constructor opens and reaches nothing: `telemetryx check` calls it.
+pub struct SinkFactory {
+    /// The `kind` in the config.
+    pub kind: &'static str,
+    /// Makes one from the settings beside `kind`.
+    pub constructor: fn(toml::Value, SinkContext<'_>) -> Result<Box<dyn Sink>, PluginError>,
+    /// The batch limits of a route that gives none.
+    pub batch: fn() -> BatchConfig,
+}
+
+inventory::collect!(SinkFactory);
+
+/// The factory that `config` names.
+///
+/// # Errors
+/// [`PluginError::Unknown`] if there is none.
+pub fn factory(config: &SinkConfig) -> Result<&'static SinkFactory, PluginError> {
+    let factories = || inventory::iter::<SinkFactory>.into_iter();
+    factories()
+        .find(|factory| factory.kind == config.kind)
+        .ok_or_else(|| {
+            let mut known: Vec<_> = factories().map(|factory| factory.kind).collect();
+            known.sort_unstable();
+            PluginError::Unknown {
+                kind: "sink",
+                name: config.kind.clone(),
+                known,
+            }
+        })
+}
+
+/// Makes the sink that `config` names.
+///
+/// # Errors
+/// [`PluginError`] if none has that name, or it refuses its settings.
+pub fn build(config: &SinkConfig, context: SinkContext<'_>) -> Result<Box<dyn Sink>, PluginError> {
+    (factory(config)?.constructor)(config.parameters(), context)
+}

@@ -1,0 +1,134 @@
+//! `/events` from the file: pages of events, newest first, by keyset (time and place), never by counting off.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use rusqlite::types::{Value, ValueRef};
+use rusqlite::{Connection, Row, params_from_iter};
+use telemetryx_common::{Event, EventType, Source, Timestamp};
+
+use super::schema;
+use crate::query::{Cursor, EventPage, EventQuery, EventStore, StoreError};
+
+const COLUMNS: &str =
+    "seq, id, ts, type, source, schema_version, partition_key, attributes, payload, received_at";
+
+/// Reads the file with connections of its own; the last one is kept for the next query.
+pub(super) struct SqliteEvents {
+    path: PathBuf,
+    idle: Mutex<Option<Connection>>,
+}
+
+impl SqliteEvents {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            idle: Mutex::new(None),
+        }
+    }
+
+    fn page(&self, query: &EventQuery) -> rusqlite::Result<EventPage> {
+        let kept = self.idle.lock().take();
+        let connection = match kept {
+            Some(connection) => connection,
+            None => schema::open_reader(&self.path)?,
+        };
+        let page = select(&connection, query)?;
+        *self.idle.lock() = Some(connection);
+        Ok(page)
+    }
+}
+
+#[async_trait]
+impl EventStore for SqliteEvents {
+    async fn events(&self, query: &EventQuery) -> Result<EventPage, StoreError> {
+        // A page is small, and its query runs on an index.
+        tokio::task::block_in_place(|| self.page(query))
+            .map_err(|error| StoreError(error.to_string()))
+    }
+}
+
+fn select(connection: &Connection, query: &EventQuery) -> rusqlite::Result<EventPage> {
+    let mut conditions: Vec<&str> = Vec::new();
+    let mut values: Vec<Value> = Vec::new();
+    if let Some(from) = query.from {
+        conditions.push("ts >= ?");
+        values.push(from.unix_nanos().into());
+    }
+    if let Some(to) = query.to {
+        conditions.push("ts < ?");
+        values.push(to.unix_nanos().into());
+    }
+    if let Some(of_type) = &query.of_type {
+        conditions.push("type = ?");
+        values.push(of_type.clone().into());
+    }
+    if let Some(source) = &query.source {
+        // The same digits may have come as a number or as text.
+        match source.parse() {
+            Ok(number) => {
+                conditions.push("source IN (?, ?)");
+                values.push(schema::SourceNumber(number).value());
+            }
+            Err(_) => conditions.push("source = ?"),
+        }
+        values.push(source.clone().into());
+    }
+    if let Some(Cursor { ts, place }) = query.after {
+        conditions.push("(ts, seq) < (?, ?)");
+        values.extend([ts.unix_nanos().into(), place.into()]);
+    }
+    let conditions = if conditions.is_empty() {
+        String::new()
+    } else {
+        format!("WHERE {}", conditions.join(" AND "))
+    };
+    values.push((i64::from(query.limit) + 1).into());
+    let sql =
+        format!("SELECT {COLUMNS} FROM events {conditions} ORDER BY ts DESC, seq DESC LIMIT ?");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query(params_from_iter(values))?;
+    let mut page = EventPage {
+        events: Vec::new(),
+        next: None,
+    };
+    let mut last = None;
+    while let Some(row) = rows.next()? {
+        if page.events.len() == query.limit as usize {
+            page.next = last;
+            break;
+        }
+        let event = event(row)?;
+        last = Some(Cursor {
+            ts: event.ts,
+            place: row.get(0)?,
+        });
+        page.events.push(event);
+    }
+    Ok(page)
+}
+
+fn event(row: &Row<'_>) -> rusqlite::Result<Event<'static>> {
+    let mut event = Event::new(Timestamp::from_unix_nanos(row.get(2)?));
+    event.id = row.get::<_, String>(1)?.into();
+    event.event_type = EventType::from_name(row.get::<_, String>(3)?.into());
+    event.source = match row.get_ref(4)? {
+        ValueRef::Integer(number) => Source::Number(number.cast_unsigned()),
+        ValueRef::Blob(bytes) => Source::Number(bytes.try_into().map_or(0, u64::from_be_bytes)),
+        text => Source::Name(text.as_str()?.to_owned().into()),
+    };
+    event.schema_version = row.get(5)?;
+    event.partition_key = row.get::<_, Option<String>>(6)?.map(Into::into);
+    if let ValueRef::Text(text) = row.get_ref(7)? {
+        let attributes: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(text).unwrap_or_default();
+        event.attributes = attributes
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.into(), value.as_str()?.to_owned().into())))
+            .collect();
+    }
+    event.payload = row.get::<_, String>(8)?.into();
+    event.received_at = Timestamp::from_unix_nanos(row.get(9)?);
+    Ok(event)
+}

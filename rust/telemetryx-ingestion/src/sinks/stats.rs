@@ -1,0 +1,65 @@
+//! `stats`: counts events in memory; the counts are saved in one step with the route's cursor, so they are exact across
+//! kills. Answers `/stats`.
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::{DeliverError, Sink, SinkContext, SinkFactory};
+use crate::config::BatchConfig;
+use crate::counters::{Counters, CountersLimits};
+use crate::plugin::{PluginError, settings};
+use crate::route::EventBatch;
+
+struct StatsSink {
+    counters: Counters,
+}
+
+fn construct(
+    parameters: toml::Value,
+    _context: SinkContext<'_>,
+) -> Result<Box<dyn Sink>, PluginError> {
+    let limits: CountersLimits = settings(parameters)?;
+    Ok(Box::new(StatsSink {
+        counters: Counters::new(limits),
+    }))
+}
+
+/// Counting is cheap: a short wait, so that `/stats` is soon right.
+fn batch() -> BatchConfig {
+    BatchConfig {
+        flush_interval: std::time::Duration::from_millis(5).into(),
+        ..BatchConfig::default()
+    }
+}
+
+inventory::submit! {
+    SinkFactory { kind: "stats", constructor: construct, batch }
+}
+
+#[async_trait]
+impl Sink for StatsSink {
+    async fn deliver(&self, batch: &EventBatch<'_>) -> Result<(), DeliverError> {
+        self.counters.count(batch.events().iter());
+        Ok(())
+    }
+
+    async fn check(&self) -> Result<(), DeliverError> {
+        Ok(())
+    }
+
+    fn save(&self) -> Option<Value> {
+        Some(self.counters.save())
+    }
+
+    fn restore(&self, state: Value) -> Result<(), PluginError> {
+        self.counters.restore(state)
+    }
+
+    fn refuses_replay(&self) -> Option<&'static str> {
+        Some("the `stats` sink counts: delivered again, events would be counted twice")
+    }
+
+    fn counters(&self) -> Option<Counters> {
+        Some(self.counters.clone())
+    }
+}

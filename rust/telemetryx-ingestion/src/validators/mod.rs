@@ -1,0 +1,62 @@
+//! Plug-ins that say whether one event may enter: one file each, found through `inventory`, named in
+//! `validation.plugins`. They run in the order of the config, on the thread that answers the request: a validator
+//! must be pure, quick and without I/O.
+//!
+//! | file | plug-in |
+//! | --- | --- |
+//! | `event_type.rs` | `EventType`: allow and deny lists of types |
+//! | `payload_size.rs` | `PayloadSize`: a limit in bytes |
+//! | `required_fields.rs` | `RequiredFields`: fields the client must give |
+//! | `schema_version.rs` | `SchemaVersion`: versions accepted for each type |
+//! | `source_id.rs` | `SourceId`: allow and deny lists of sources |
+
+use telemetryx_common::Event;
+/// Why a validator refused an event: becomes one entry of the answer's `errors`, and a dead letter. A validator leaves
+/// its index at 0; the caller knows which event it was.
+pub use telemetryx_common::EventError as EventValidationError;
+
+use crate::config::PluginConfig;
+use crate::plugin::PluginError;
+
+//mod event_type;
+//mod payload_size;
+//mod required_fields;
+//mod schema_version;
+//mod source_id;
+
+/// Says whether one event may enter.
+pub trait EventValidator: Send + Sync {
+    /// Accepts the event or says why not.
+    ///
+    /// # Errors
+    /// [`EventValidationError`]: this event is refused, the others of its request are not.
+    fn validate(&self, event: &Event<'_>) -> Result<(), EventValidationError>;
+}
+
+/// Registers a validator: `inventory::submit! { ValidationPluginFactory { name: "SourceId", constructor } }`.
+pub struct ValidationPluginFactory {
+    /// The name used in the config.
+    pub name: &'static str,
+    /// Makes one from the settings beside the name.
+    pub constructor: fn(toml::Value) -> Result<Box<dyn EventValidator>, PluginError>,
+}
+
+inventory::collect!(ValidationPluginFactory);
+
+/// Makes the validator that `config` names.
+///
+/// # Errors
+/// [`PluginError`] if none has that name, or it refuses its settings.
+pub fn build(config: &PluginConfig) -> Result<Box<dyn EventValidator>, PluginError> {
+    let factories = || inventory::iter::<ValidationPluginFactory>.into_iter();
+    let Some(factory) = factories().find(|factory| factory.name == config.name) else {
+        let mut known: Vec<_> = factories().map(|factory| factory.name).collect();
+        known.sort_unstable();
+        return Err(PluginError::Unknown {
+            kind: "validator",
+            name: config.name.clone(),
+            known,
+        });
+    };
+    (factory.constructor)(config.parameters())
+}
