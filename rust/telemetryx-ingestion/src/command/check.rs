@@ -37,17 +37,7 @@ pub fn run(_args: CheckArgs, config: Option<PathBuf>) -> ExitCode {
 }
 
 fn check(path: Option<&Path>) -> Result<Config, ConfigErrors> {
-    let (config, origins) = Config::load_with_origins(path, config::environment())?;
-    let wrong = service::check_plugins(&config);
-    if wrong.is_empty() {
-        return Ok(config);
-    }
-    Err(ConfigErrors(
-        wrong
-            .into_iter()
-            .map(|error| origins.locate(error))
-            .collect(),
-    ))
+    Config::load_with_plugins(path, config::environment(), service::check_plugins)
 }
 
 #[cfg(test)]
@@ -67,8 +57,13 @@ mod tests {
         );
         std::fs::write(&file, "http: { port: x }\nhttps: {}\n").unwrap();
         assert_eq!(check(Some(&file)).unwrap_err().0.len(), 2);
-        std::fs::write(&file, "validation:\n  plugins:\n    - name: NoSuch\n").unwrap();
+        std::fs::write(
+            &file,
+            "htp: {}\nvalidation:\n  plugins:\n    - name: NoSuch\n",
+        )
+        .unwrap();
         let error = check(Some(&file)).unwrap_err().to_string();
-        assert!(error.contains("c.yaml:3: validation.plugins[0]"), "{error}");
+        assert!(error.contains("c.yaml:1: htp: "), "{error}");
+        assert!(error.contains("c.yaml:4: validation.plugins[0]"), "{error}");
     }
 }

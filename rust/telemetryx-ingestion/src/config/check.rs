@@ -13,7 +13,7 @@ use super::{
 
 /// Where each key was set: the file with its line, or the environment variable.
 #[derive(Debug, Clone, Default)]
-pub struct Origins {
+pub(super) struct Origins {
     file: Option<String>,
     keys: BTreeMap<String, Place>,
 }
@@ -28,7 +28,7 @@ impl Origins {
 
     /// Where `key` was set, or what it belongs to; `None` if all of that is built in. A remark behind the key, as in
     /// `validation.plugins[0] (SourceId)`, does not count.
-    pub fn of(&self, key: &str) -> Option<String> {
+    pub(super) fn of(&self, key: &str) -> Option<String> {
         let mut key = key.split_once(" (").map_or(key, |(key, _)| key);
         loop {
             if let Some(place) = self.keys.get(key) {
@@ -40,7 +40,7 @@ impl Origins {
     }
 
     /// The same mistake with its origin filled in, if it has none yet.
-    pub fn locate(&self, error: ConfigError) -> ConfigError {
+    pub(super) fn locate(&self, error: ConfigError) -> ConfigError {
         ConfigError {
             origin: error.origin.or_else(|| self.of(&error.key)),
             ..error

@@ -53,18 +53,20 @@ impl Config {
         path: Option<&Path>,
         env: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ConfigErrors> {
-        Self::load_with_origins(path, env).map(|(config, _)| config)
+        Self::load_with_plugins(path, env, |_| Vec::new())
     }
 
-    /// As [`Config::load`], and says where each key was set, for mistakes that are found later (in a plug-in's keys).
+    /// As [`Config::load`], and has `plugins` say what is wrong with validators, processors and sinks, so that their
+    /// mistakes come with all others. It sees what was right so far, even where something else was not.
     ///
     /// # Errors
     ///
     /// As for [`Config::load`].
-    pub fn load_with_origins(
+    pub fn load_with_plugins(
         path: Option<&Path>,
         env: impl Iterator<Item = (String, String)>,
-    ) -> Result<(Self, Origins), ConfigErrors> {
+        plugins: impl FnOnce(&Self) -> Vec<ConfigError>,
+    ) -> Result<Self, ConfigErrors> {
         let file = path.map(|path| path.display().to_string());
         let text = match path.map(read).transpose() {
             Ok(text) => text,
@@ -75,6 +77,7 @@ impl Config {
             text.as_ref()
                 .map(|(text, language)| (text.as_str(), *language)),
             env,
+            plugins,
         )
     }
 
@@ -84,27 +87,28 @@ impl Config {
     ///
     /// As for [`Config::load`].
     pub fn from_text(text: &str, language: Language) -> Result<Self, ConfigErrors> {
-        Self::assemble(None, Some((text, language)), std::iter::empty()).map(|(config, _)| config)
+        let text = Some((text, language));
+        Self::assemble(None, text, std::iter::empty(), |_| Vec::new())
     }
 
     fn assemble(
         file: Option<String>,
         text: Option<(&str, Language)>,
         env: impl Iterator<Item = (String, String)>,
-    ) -> Result<(Self, Origins), ConfigErrors> {
+        plugins: impl FnOnce(&Self) -> Vec<ConfigError>,
+    ) -> Result<Self, ConfigErrors> {
+        let mut said = match text.map(|(text, language)| parse(text, language, file.as_deref())) {
+            None => Node::empty(),
+            Some(Ok(said)) => said,
+            // What the variables say may be right together with what this file would have said.
+            Some(Err(error)) => return Err(ConfigErrors(vec![error])),
+        };
         let mut errors = Vec::new();
-        let mut said = Node::empty();
-        if let Some((text, language)) = text {
-            match parse(text, language, file.as_deref()) {
-                Ok(node) => said = node,
-                Err(error) => errors.push(error),
-            }
-        }
         said.drop_unset();
         env::adopt_batch_size(&mut said);
         env::apply(&mut said, env, &mut errors);
         said.drop_unset();
-        build(&said, Origins::of_file(file), errors)
+        build(&said, Origins::of_file(file), errors, plugins)
     }
 
     /// The config as YAML, every secret masked: for showing, not for running.
@@ -117,7 +121,8 @@ fn build(
     said: &Node,
     origins: Origins,
     mut errors: Vec<ConfigError>,
-) -> Result<(Config, Origins), ConfigErrors> {
+    plugins: impl FnOnce(&Config) -> Vec<ConfigError>,
+) -> Result<Config, ConfigErrors> {
     let mut checked = check::check(said, origins);
     errors.append(&mut checked.errors);
     if let Value::Object(table) = &mut checked.value {
@@ -128,10 +133,16 @@ fn build(
     }
     match serde_json::from_value::<Config>(checked.value) {
         Ok(mut config) => {
-            let found = rules::settle(&mut config, &checked.damaged);
+            let mut found = rules::settle(&mut config, &checked.damaged);
+            // In a list that lost elements the index of a plug-in is not the one that was said.
+            let told = |error: &ConfigError| {
+                let mut lists = checked.damaged.iter();
+                !lists.any(|list| error.key.starts_with(list.as_str()))
+            };
+            found.extend(plugins(&config).into_iter().filter(told));
             errors.extend(found.into_iter().map(|error| checked.origins.locate(error)));
             if errors.is_empty() {
-                return Ok((config, checked.origins));
+                return Ok(config);
             }
         }
         // What passed the check can be built; if it cannot, a bound is missing from the schema.

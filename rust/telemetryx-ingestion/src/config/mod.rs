@@ -52,7 +52,6 @@ pub use admission::{
     AdmissionConfig, OverflowConfig, OverflowPolicy, RateLimitConfig, RateLimitPer,
 };
 pub use auth::{AuthConfig, KeyConfig};
-pub use check::Origins;
 pub use dead_letters::DeadLettersConfig;
 pub use env::environment;
 pub use error::{ConfigError, ConfigErrors};
