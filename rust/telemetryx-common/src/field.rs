@@ -99,6 +99,8 @@ impl FieldSet {
         let names = Self::NAMES.iter().map(|(_, known)| *known);
         names
             .chain(Self::ALIASES)
+            // A client can ask for this often: what is too long or too short needs no closer look.
+            .filter(|known| known.len().abs_diff(lower.len()) <= known.len() / 3)
             .map(|known| (edit_distance(&lower, &known.to_ascii_lowercase()), known))
             .filter(|(distance, known)| *distance <= known.len() / 3)
             .min()

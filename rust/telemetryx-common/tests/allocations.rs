@@ -101,3 +101,24 @@ fn hostile_bodies_allocate_no_more_than_a_small_multiple_of_their_size() {
         assert!(peak <= 16 * body.len(), "{start:?}…: {peak} bytes");
     }
 }
+
+#[test]
+fn hostile_bodies_are_refused_in_time_that_grows_with_their_size_only() {
+    let size = 1 << 20;
+    let fill = |unit: &str| unit.repeat(size / unit.len());
+    let started = std::time::Instant::now();
+    for body in [
+        format!("{{\"ts\":1,{}\"x\":{{}}}}", fill("\"schema_vresion\":{},")),
+        format!("{{\"ts\":1,{}\"x\":1}}", fill("\"colour\":1,")),
+        format!(
+            "{{\"ts\":1,\"attributes\":{{{}\"x\":1}}}}",
+            fill("\"a\":1,")
+        ),
+        format!("[{}1]", fill("{\"schema_vresion\":{}},")),
+        fill("{\"ts\":1,\"x\":{}\n"),
+    ] {
+        decode_all(body.as_bytes());
+    }
+    // Takes a fraction of a second; anything quadratic takes minutes.
+    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
+}

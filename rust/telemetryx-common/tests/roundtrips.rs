@@ -50,7 +50,10 @@ prop_compose! {
         let mut event = Event::new(Timestamp::from_unix_nanos(if ts == 0 { 1 } else { ts }));
         event.id = id.into();
         event.event_type = EventType::from_name(kind.into());
-        event.source = number.map_or(Source::Name(source.into()), Source::Number);
+        event.source = match number {
+            Some(number) => Source::Number(number),
+            None => Source::Name(source.into()),
+        };
         event.schema_version = schema_version;
         event.partition_key = key.map(Into::into);
         event.attributes = attributes.into_iter().map(|(k, v)| (k.into(), v.into())).collect();

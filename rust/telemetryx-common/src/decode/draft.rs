@@ -1,6 +1,7 @@
 //! An event while it is read, and the rules that all formats share.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use super::{MAX_ID_BYTES, MAX_SOURCE_BYTES, MAX_TYPE_BYTES};
 use crate::scan::Fault;
@@ -28,6 +29,11 @@ impl<'a> Draft<'a> {
         Draft { event, error, base }
     }
 
+    /// Whether something was wrong already: what else is wrong need not be put into words.
+    pub(super) fn failed(&self) -> bool {
+        self.error.is_some()
+    }
+
     /// Notes what is wrong with a field, unless something was wrong before.
     #[cold]
     pub(super) fn fail(
@@ -35,7 +41,7 @@ impl<'a> Draft<'a> {
         field: impl Into<Cow<'static, str>>,
         code: ErrorCode,
         offset: usize,
-        message: &str,
+        message: impl fmt::Display,
     ) {
         if self.error.is_none() {
             let message = format!("{message} (byte {} of the body)", self.base + offset);
@@ -51,7 +57,7 @@ impl<'a> Draft<'a> {
             "" => fault.message.to_owned(),
             name => format!("`{name}`: {}", fault.message),
         };
-        self.fail(field, fault.code, fault.offset, &message);
+        self.fail(field, fault.code, fault.offset, message);
     }
 
     /// Takes the id. Empty: as if it were not given.
@@ -132,8 +138,8 @@ impl<'a> Draft<'a> {
     #[cold]
     fn too_long(&mut self, field: &'static str, length: usize, limit: usize, offset: usize) {
         let message =
-            format!("`{field}` is {length} bytes long: it may have {limit} bytes at most");
-        self.fail(field, ErrorCode::TooLong, offset, &message);
+            format_args!("`{field}` is {length} bytes long: it may have {limit} bytes at most");
+        self.fail(field, ErrorCode::TooLong, offset, message);
     }
 
     /// Sorts the attributes by name, as the stored form has them, and finds names given twice.
@@ -153,7 +159,7 @@ impl<'a> Draft<'a> {
             .map(|[(name, _), _]| shorten(name));
         if let Some(name) = twice {
             let message = format!("attribute `{name}` is given twice");
-            self.fail(name, ErrorCode::DuplicateField, offset, &message);
+            self.fail(name, ErrorCode::DuplicateField, offset, message);
         }
     }
 

@@ -41,8 +41,8 @@ fn read_other(scanner: &mut Scanner<'_>, draft: &mut Draft<'_>) -> Result<(), Br
     if let Some(fault) = scanner.take_fault() {
         draft.fail_with("", fault);
     }
-    let message = format!("an event is a JSON object, not {}", kind.name());
-    draft.fail("", ErrorCode::InvalidType, start, &message);
+    let message = format_args!("an event is a JSON object, not {}", kind.name());
+    draft.fail("", ErrorCode::InvalidType, start, message);
     Ok(())
 }
 
@@ -151,7 +151,7 @@ fn set_time(draft: &mut Draft<'_>, parsed: Result<Timestamp, crate::TimestampErr
             "ts",
             error.code(),
             start,
-            &format!("`ts` cannot be taken: {error}"),
+            format_args!("`ts` cannot be taken: {error}"),
         ),
     }
 }
@@ -216,8 +216,8 @@ fn scalar<'a>(scanner: &Scanner<'a>, kind: Kind, start: usize) -> Option<Cow<'a,
 #[cold]
 fn fail_duplicate(draft: &mut Draft<'_>, field: FieldSet, offset: usize) {
     let name = field.first_name();
-    let message = format!("`{name}` is given twice, perhaps under another of its names");
-    draft.fail(name, ErrorCode::DuplicateField, offset, &message);
+    let message = format_args!("`{name}` is given twice, perhaps under another of its names");
+    draft.fail(name, ErrorCode::DuplicateField, offset, message);
 }
 
 #[cold]
@@ -237,8 +237,8 @@ fn fail_type(draft: &mut Draft<'_>, field: FieldSet, kind: Kind, offset: usize) 
         Kind::Null => "; leave it out if there is none",
         _ => "",
     };
-    let message = format!("`{name}` must be {right}, not {}{advice}", kind.name());
-    draft.fail(name, ErrorCode::InvalidType, offset, &message);
+    let message = format_args!("`{name}` must be {right}, not {}{advice}", kind.name());
+    draft.fail(name, ErrorCode::InvalidType, offset, message);
 }
 
 #[cold]
@@ -255,29 +255,35 @@ fn fail_schema_version(draft: &mut Draft<'_>, offset: usize) {
 
 #[cold]
 fn fail_attribute(draft: &mut Draft<'_>, name: &str, kind: Kind, offset: usize) {
+    if draft.failed() {
+        return;
+    }
     let name = shorten(name);
     let advice = match kind {
         Kind::Integer | Kind::Decimal | Kind::Boolean => "write it in double quotes",
         _ => "structured values belong into `payload`",
     };
-    let message = format!(
+    let message = format_args!(
         "attribute `{name}` must be a string, not {}: {advice}",
         kind.name()
     );
-    draft.fail("attributes", ErrorCode::InvalidType, offset, &message);
+    draft.fail("attributes", ErrorCode::InvalidType, offset, message);
 }
 
 #[cold]
 fn fail_unknown(draft: &mut Draft<'_>, name: &str, kind: Kind, offset: usize) {
+    if draft.failed() {
+        return;
+    }
     let short = shorten(name);
     let advice = match FieldSet::nearest_name(name) {
         Some("events") => "a batch is `{\"events\":[…]}` with no other field".to_owned(),
         Some(near) => format!("did you mean `{near}`?"),
         None => "structured values belong into `payload`".to_owned(),
     };
-    let message = format!(
+    let message = format_args!(
         "unknown field `{short}` holds {}, which cannot be kept as an attribute: {advice}",
         kind.name()
     );
-    draft.fail(short, ErrorCode::UnknownField, offset, &message);
+    draft.fail(short.clone(), ErrorCode::UnknownField, offset, message);
 }

@@ -35,22 +35,29 @@ pub(super) fn parse(text: &[u8]) -> Result<Timestamp, TimestampError> {
         [b'Z' | b'z'] | [] => 0,
         _ => parse_offset(rest)?,
     };
-    // In i128: the edges of the range are reached from beyond it, from whole seconds below and offsets above.
-    let total = i128::from(seconds - offset) * i128::from(NANOS_PER_SECOND) + i128::from(nanos);
-    match i64::try_from(total) {
-        Ok(nanos) => Ok(Timestamp(nanos)),
-        Err(_) => Err(TimestampError::OutOfRange),
+    let total = (seconds - offset).checked_mul(NANOS_PER_SECOND);
+    match total.and_then(|total| total.checked_add(nanos)) {
+        Some(nanos) => Ok(Timestamp(nanos)),
+        None => at_the_edge(seconds - offset, nanos),
     }
+}
+
+/// The first second of the range begins before it.
+#[cold]
+fn at_the_edge(seconds: i64, nanos: i64) -> Result<Timestamp, TimestampError> {
+    let total = i128::from(seconds) * i128::from(NANOS_PER_SECOND) + i128::from(nanos);
+    let total = i64::try_from(total).map_err(|_| TimestampError::OutOfRange)?;
+    Ok(Timestamp(total))
 }
 
 /// Date and time of day as seconds since the epoch.
 #[inline]
 fn parse_fixed(text: &[u8; 19]) -> Result<i64, TimestampError> {
     let mut valid = true;
-    let mut two = |at: usize| -> i64 {
+    let mut two = |at: usize| -> u32 {
         let (tens, ones) = (text[at].wrapping_sub(b'0'), text[at + 1].wrapping_sub(b'0'));
         valid &= tens <= 9 && ones <= 9;
-        i64::from(tens) * 10 + i64::from(ones)
+        u32::from(tens) * 10 + u32::from(ones)
     };
     let year = two(0) * 100 + two(2);
     let (month, day) = (two(5), two(8));
@@ -63,14 +70,15 @@ fn parse_fixed(text: &[u8; 19]) -> Result<i64, TimestampError> {
     if year == 0 {
         return Err(TimestampError::OutOfRange);
     }
-    if month.wrapping_sub(1) > 11 || month == 0 || day == 0 || day > days_in_month(year, month) {
+    if !(1..=12).contains(&month) || day == 0 || day > 28 && day > days_in_month(year, month) {
         return Err(TimestampError::Invalid("there is no such day"));
     }
     if hour > 23 || minute > 59 || second > 60 {
         return Err(TimestampError::Invalid("there is no such time of day"));
     }
     let days = days_from_date(year, month, day);
-    Ok(days * SECONDS_PER_DAY + hour * 3_600 + minute * 60 + second.min(59))
+    let time = hour * 3_600 + minute * 60 + second.min(59);
+    Ok(days * SECONDS_PER_DAY + i64::from(time))
 }
 
 /// Nanoseconds of the fraction, if there is one, and what follows it.
@@ -140,7 +148,9 @@ pub(super) fn format(timestamp: Timestamp, text: &mut [u8; TEXT_MAX]) -> usize {
     let time = seconds.rem_euclid(SECONDS_PER_DAY);
 
     *text = *b"0000-00-00T00:00:00.000000000Z";
-    let mut digits = |end: usize, count: usize, mut value: i64| {
+    let mut digits = |end: usize, count: usize, value: i64| {
+        // In 32 bits, where division is cheap: nine digits fit.
+        let mut value = u32::try_from(value).unwrap_or_default();
         for place in text[end - count..end].iter_mut().rev() {
             *place = b'0' + (value % 10).to_le_bytes()[0];
             value /= 10;
@@ -158,7 +168,9 @@ pub(super) fn format(timestamp: Timestamp, text: &mut [u8; TEXT_MAX]) -> usize {
         _ if nanos % 1_000 == 0 => 26,
         _ => 29,
     };
-    digits(29, 9, nanos);
+    if nanos != 0 {
+        digits(29, 9, nanos);
+    }
     text[end] = b'Z';
     end + 1
 }
