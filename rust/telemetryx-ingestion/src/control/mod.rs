@@ -90,7 +90,7 @@ impl Control {
         })
     }
 
-    /// Wakes when another process changed the file, or a redrive or replay was asked for here.
+    /// Wakes when a redrive or a replay was asked for, by whatever process.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
@@ -205,6 +205,7 @@ const SCHEMA: &str = "
         state TEXT NOT NULL DEFAULT 'pending',
         error TEXT
     );
+    CREATE INDEX IF NOT EXISTS replays_pending ON replays (route) WHERE state = 'pending';
     CREATE TABLE IF NOT EXISTS born (id INTEGER PRIMARY KEY CHECK (id = 1), at INTEGER NOT NULL);
     CREATE TABLE IF NOT EXISTS door (id INTEGER PRIMARY KEY CHECK (id = 1), totals TEXT NOT NULL);
 ";
@@ -252,7 +253,7 @@ fn run(
     changed: &watch::Sender<u64>,
     letters_max_bytes: u64,
 ) {
-    let mut version = data_version(db);
+    let mut version = None;
     loop {
         match requests.recv_timeout(POLL) {
             Ok(first) => {
@@ -260,16 +261,16 @@ fn run(
                 if let Err(error) = transact(db, all, letters_max_bytes) {
                     tracing::error!(%error, "the control file cannot be written");
                 }
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        }
+        let now = data_version(db);
+        if version != now {
+            version = now;
+            if is_asked(db) {
                 changed.send_modify(|count| *count += 1);
             }
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                let now = data_version(db);
-                if now != version {
-                    version = now;
-                    changed.send_modify(|count| *count += 1);
-                }
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => return,
         }
     }
 }
@@ -301,8 +302,18 @@ fn transact(
     Ok(())
 }
 
-/// Changes when another connection has written.
-fn data_version(db: &Connection) -> i64 {
-    db.query_row("PRAGMA data_version", [], |row| row.get(0))
-        .unwrap_or_default()
+/// Changes when another connection has written; whoever asks for something does so on a connection of its own.
+fn data_version(db: &Connection) -> Option<i64> {
+    db.query_row("PRAGMA data_version", [], |row| row.get(0)).ok()
+}
+
+/// True if a redrive or a replay waits.
+fn is_asked(db: &Connection) -> bool {
+    let asked = db.query_row(
+        "SELECT EXISTS (SELECT 1 FROM dead_letters WHERE state = 'redrive')
+             OR EXISTS (SELECT 1 FROM replays WHERE state = 'pending')",
+        [],
+        |row| row.get(0),
+    );
+    asked.unwrap_or(true)
 }
