@@ -185,6 +185,11 @@ impl Service {
         self.outcome.clone()
     }
 
+    #[cfg(any(test, feature = "sim", fuzzing))]
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
     /// Sleeps until something waits, something is due, or the journal ends.
     fn wait(&self) {
         let due = self.core.next_tick();
