@@ -140,7 +140,7 @@ impl EventQuery {
 
 /// An RFC 3339 time, or an epoch number in s, ms, µs or ns.
 #[must_use]
-pub fn parse_time(text: &str) -> Option<Timestamp> {
+pub(super) fn parse_time(text: &str) -> Option<Timestamp> {
     Timestamp::parse(text)
         .or_else(|_| Timestamp::from_epoch_number(text))
         .ok()

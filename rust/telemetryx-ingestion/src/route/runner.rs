@@ -23,8 +23,8 @@ use super::redrive::{self, Redriven};
 use super::replay::Replayer;
 use crate::clock;
 use crate::config::{BreakerConfig, FilterConfig, RetryConfig};
-use crate::counters::Counters;
 use crate::control::{Control, DeadLetter, Stage};
+use crate::counters::Counters;
 use crate::journal::{BatchLimit, Delivery, DeliveryId, Journal, JournalError, Subscription};
 use crate::observe::{Metrics, dead_letters};
 use crate::processors::EventProcessor;
@@ -160,7 +160,9 @@ impl Route {
     /// The counters that its sink or one of its processors keeps.
     #[must_use]
     pub fn counters(&self) -> Option<Counters> {
-        self.sink().counters().or_else(|| self.processors().find_map(EventProcessor::counters))
+        self.sink()
+            .counters()
+            .or_else(|| self.processors().find_map(EventProcessor::counters))
     }
 
     /// Its name.
@@ -440,6 +442,8 @@ impl Route {
         pace: &mut CommitPace,
     ) -> Result<(), RouteError> {
         let started = Instant::now();
+        let flushed = self.deliverer.sink.flush().await;
+        flushed.map_err(|error| RouteError::Rewind(error.to_string()))?;
         let status = self.handle.status();
         let saved = Saved {
             books: status.books,

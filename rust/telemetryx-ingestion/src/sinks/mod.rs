@@ -47,12 +47,20 @@ pub struct RejectedBySink {
 /// A destination. Told the offsets, so that it can make redelivery harmless.
 #[async_trait]
 pub trait Sink: Send + Sync {
-    /// Delivers the batch as a whole; durable at the destination when it returns, unless [`save`](Self::save) keeps
-    /// what was delivered. May be called again with events delivered before: after a crash, and by a replay.
+    /// Delivers the batch as a whole. May be called again with events delivered before: after a crash, and by a replay.
     ///
     /// # Errors
     /// [`DeliverError`]; nothing of the batch counts as delivered.
     async fn deliver(&self, batch: &EventBatch<'_>) -> Result<(), DeliverError>;
+
+    /// Makes durable what was delivered; called before the route's cursor is saved, since nothing comes again after
+    /// that. A destination that is durable when `deliver` returns, or that [`save`](Self::save)s, has nothing to do.
+    ///
+    /// # Errors
+    /// [`DeliverError::Retryable`]: the route goes back to its last commit and delivers again from there.
+    async fn flush(&self) -> Result<(), DeliverError> {
+        Ok(())
+    }
 
     /// Can it deliver now? For `/health`, and before the first batch.
     ///

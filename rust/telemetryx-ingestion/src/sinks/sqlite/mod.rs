@@ -7,7 +7,7 @@
 //! | `retention.rs` | removing what is too old or too much |
 //! | `reading.rs` | `/events` |
 //!
-//! A batch is one transaction, synced before `deliver` returns. A redelivered event meets its own id and is skipped.
+//! A batch is one transaction; they are synced together before the route's cursor moves past them. A redelivered event meets its own id and is skipped.
 
 mod reading;
 mod retention;
@@ -83,6 +83,16 @@ impl Sink for SqliteSink {
     async fn deliver(&self, batch: &EventBatch<'_>) -> Result<(), DeliverError> {
         tokio::task::block_in_place(|| {
             self.with_connection(|connection| insert(connection, batch.events()))
+        })
+    }
+
+    async fn flush(&self) -> Result<(), DeliverError> {
+        tokio::task::block_in_place(|| {
+            // A checkpoint moves transactions from the log into the file: not between the two.
+            let _writer = self.writer.lock();
+            schema::sync_wal(&self.path).map_err(|error| {
+                DeliverError::Retryable(format!("{}: {error}", self.path.display()))
+            })
         })
     }
 
