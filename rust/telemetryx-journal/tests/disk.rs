@@ -1,5 +1,7 @@
 //! On a real disk, with the real thread.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

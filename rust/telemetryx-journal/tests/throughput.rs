@@ -1,6 +1,12 @@
 //! The load the service puts on the journal: many tasks, small records, each waiting for the disk. A small run goes with the tests; the
 //! figures come from `cargo test --release -p telemetryx-journal --test throughput -- --ignored --nocapture`.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test tells what it did"
+)]
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -62,7 +62,7 @@ impl Cursor {
         };
         let mut opened = None;
         let forgotten = shared.cursors.open(name, || {
-            let found = slot::read(&*shared.storage, name).map_err(io)?;
+            let found = slot::read(&*shared.storage, name, slot::From::Device).map_err(io)?;
             let (slot, side, other_exists, fault) = match found {
                 Found::Valid {
                     slot,
@@ -238,7 +238,7 @@ pub(crate) fn forget(shared: &Shared, name: &str) -> Result<(), CursorError> {
 pub(crate) fn list(storage: &dyn Storage) -> io::Result<Vec<CursorInfo>> {
     let mut all = Vec::new();
     for name in slot::names(storage)? {
-        let (position, state_bytes) = match slot::read(storage, &name)? {
+        let (position, state_bytes) = match slot::read(storage, &name, slot::From::Cache)? {
             Found::Nothing => continue,
             Found::Valid { slot, .. } => (Ok(slot.position), slot.state.len()),
             Found::Damaged(files) => (Err(files), 0),

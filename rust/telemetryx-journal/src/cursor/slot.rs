@@ -131,14 +131,24 @@ impl Side {
     }
 }
 
+/// From where a slot is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum From {
+    /// As the cache shows it: for a look from outside.
+    Cache,
+    /// From the device: a slot whose sync failed still looks fine in the cache, and going on from it would next overwrite the
+    /// one that is truly durable.
+    Device,
+}
+
 /// Reads both slots and chooses.
-pub(crate) fn read(storage: &dyn Storage, name: &str) -> io::Result<Found> {
+pub(crate) fn read(storage: &dyn Storage, name: &str, from: From) -> io::Result<Found> {
     let mut best: Option<(Slot, Side)> = None;
     let mut faults = Vec::new();
     let mut files = 0;
     for side in [Side::A, Side::B] {
         let file = side.file(name);
-        let Some(bytes) = read_file(storage, &file)? else {
+        let Some(bytes) = read_file(storage, &file, from)? else {
             continue;
         };
         files += 1;
@@ -166,11 +176,15 @@ pub(crate) fn read(storage: &dyn Storage, name: &str) -> io::Result<Found> {
     })
 }
 
-fn read_file(storage: &dyn Storage, name: &str) -> io::Result<Option<Vec<u8>>> {
+fn read_file(storage: &dyn Storage, name: &str, from: From) -> io::Result<Option<Vec<u8>>> {
     let file = match storage.open(name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file?,
     };
+    if from == From::Device {
+        file.sync_data()?;
+        file.drop_cache()?;
+    }
     // Bounded whatever the file's length: no valid slot is longer.
     let longest = (HEADER + MAX_STATE_BYTES).next_multiple_of(BLOCK) as u64;
     let mut bytes = vec![0; file.len()?.min(longest) as usize];

@@ -50,7 +50,7 @@ impl CursorTable {
         let mut damaged = Vec::new();
         let mut cursors = self.cursors.lock();
         for name in slot::names(storage)? {
-            let (position, bytes) = match slot::read(storage, &name)? {
+            let (position, bytes) = match slot::read(storage, &name, slot::From::Device)? {
                 Found::Nothing => continue,
                 Found::Valid { slot, .. } => (slot.position, slot.bytes),
                 Found::Damaged(files) => {

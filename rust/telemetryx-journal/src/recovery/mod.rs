@@ -40,6 +40,10 @@ pub(crate) struct Recovered {
 pub(crate) fn recover(shared: &Shared) -> Result<Recovered, OpenError> {
     let storage = &*shared.storage;
     let mut report = RecoveryReport::default();
+    // What is listed below must be what a power cut would leave: an earlier process may have failed to make a removal durable.
+    storage
+        .sync_dir("")
+        .map_err(OpenError::io("syncing the directory"))?;
     remove_unfinished(storage, &mut report)?;
     let (highest_cursor, damaged) = shared
         .cursors

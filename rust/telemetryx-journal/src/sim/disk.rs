@@ -229,7 +229,7 @@ impl Renaming {
         let name = self
             .removed
             .as_ref()
-            .or(self.set.as_ref().map(|(name, _)| name));
+            .or_else(|| self.set.as_ref().map(|(name, _)| name));
         name.is_some_and(|name| folder_of(name) == folder)
     }
 }
@@ -249,7 +249,7 @@ impl Storage for SimStorage {
         Ok(inside
             .map(|name| {
                 name.rsplit_once('/')
-                    .map_or(name.clone(), |(_, file)| file.to_owned())
+                    .map_or_else(|| name.clone(), |(_, file)| file.to_owned())
             })
             .collect())
     }

@@ -10,6 +10,12 @@
 //! `TELEMETRYX_SEED=n cargo test -p telemetryx-journal --test simulation` replays one seed with every action printed.
 //! `TELEMETRYX_SCHEDULES=n` runs another number of schedules.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test tells what it did"
+)]
+
 mod model;
 mod workload;
 

@@ -282,10 +282,9 @@ impl Schedule {
             .map(|cursor| cursor.position().get())
             .min()
             .unwrap_or(0);
-        assert_eq!(
-            journal.backlog().events,
-            contents.end - slowest.max(contents.start)
-        );
+        // A cursor opened before and dropped since counts, too.
+        let least = contents.end - slowest.max(contents.start);
+        assert!(journal.backlog().events >= least);
         assert!(
             self.cursors
                 .iter()
