@@ -9,7 +9,7 @@ fuzz_target!(|body: &[u8]| {
     let limits = DecodeLimits::default();
     let (mut stored, mut text) = (Vec::new(), Vec::new());
     let mut sound = Vec::new();
-    let decoded = decode_json(body, &limits, |event| {
+    let decoded = decode_json(body, &limits, |_, event| {
         if let Ok(event) = event {
             sound.push(event);
         }
@@ -21,7 +21,7 @@ fuzz_target!(|body: &[u8]| {
         wire::encode_event(event, &event.id, &mut stored);
         text.clear();
         json::write_event(event, &mut text);
-        decode_json(&text, &limits, |again| {
+        decode_json(&text, &limits, |_, again| {
             let again = again.expect("what was sound stays sound");
             assert_eq!(again.payload, event.payload);
             assert_eq!(again.attributes, event.attributes);

@@ -9,7 +9,7 @@ fuzz_target!(|body: &[u8]| {
         assert!(event.payload.len() <= body.len().max(4));
     }
     let mut stored = Vec::new();
-    let decoded = decode_protobuf(body, &DecodeLimits::default(), |event| {
+    let decoded = decode_protobuf(body, &DecodeLimits::default(), |_, event| {
         if let Ok(event) = event {
             stored.clear();
             wire::encode_event(&event, &event.id, &mut stored);

@@ -48,7 +48,7 @@ fn batch(separator: &str) -> String {
 
 fn events(body: &[u8]) -> Vec<Event<'_>> {
     let mut events = Vec::new();
-    decode_json(body, &DecodeLimits::default(), |event| {
+    decode_json(body, &DecodeLimits::default(), |_, event| {
         events.push(event.expect("the batch is sound"));
     })
     .expect("the batch is sound");
@@ -75,7 +75,7 @@ fn way_in(criterion: &mut Criterion) {
     });
     group.bench_function("decode_json", |bench| {
         bench.iter(|| {
-            decode_json(black_box(array), &limits, |event| {
+            decode_json(black_box(array), &limits, |_, event| {
                 black_box(&event);
             })
         });
@@ -84,7 +84,7 @@ fn way_in(criterion: &mut Criterion) {
         let mut out = Vec::with_capacity(64 << 10);
         bench.iter(|| {
             out.clear();
-            decode_json(black_box(array), &limits, |event| {
+            decode_json(black_box(array), &limits, |_, event| {
                 if let Ok(mut event) = event
                     && rules.check(&event, NOW).is_ok()
                 {
@@ -99,7 +99,7 @@ fn way_in(criterion: &mut Criterion) {
     let lines = batch("\n");
     group.bench_function("decode_ndjson", |bench| {
         bench.iter(|| {
-            decode_ndjson(black_box(lines.as_bytes()), &limits, |event| {
+            decode_ndjson(black_box(lines.as_bytes()), &limits, |_, event| {
                 black_box(&event);
             })
         });
@@ -110,7 +110,7 @@ fn way_in(criterion: &mut Criterion) {
     }
     group.bench_function("decode_protobuf", |bench| {
         bench.iter(|| {
-            decode_protobuf(black_box(&protobuf), &limits, |event| {
+            decode_protobuf(black_box(&protobuf), &limits, |_, event| {
                 black_box(&event);
             })
         });

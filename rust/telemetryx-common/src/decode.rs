@@ -1,7 +1,7 @@
 //! From the body of a request to events.
 //!
-//! Each decoder walks its body once and visits every event in order. A bad event is visited as a
-//! [`RejectedEvent`](crate::RejectedEvent) and the others go on. If the body itself is broken the decoder returns a
+//! Each decoder walks its body once and visits every event in order. A bad event is visited as an
+//! [`EventError`](crate::EventError), both with their own bytes, and the others go on. If the body itself is broken the decoder returns a
 //! [`DecodeError`]: then the caller must forget what it visited before.
 //!
 //! The rules of the fields that need neither clock nor config are checked here, so no [`Event`](crate::Event) breaks

@@ -129,15 +129,6 @@ impl EventError {
     }
 }
 
-/// An event that is refused while others of its body go on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RejectedEvent<'a> {
-    /// Why, and which.
-    pub error: EventError,
-    /// The client's own bytes of that event, for the dead letters.
-    pub raw: &'a [u8],
-}
-
 /// Why a whole body is refused. Final: the same body will be refused again.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]

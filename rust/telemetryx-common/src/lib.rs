@@ -6,7 +6,7 @@
 //! # Path of an event
 //!
 //! 1. [`decode_json`], [`decode_ndjson`] or [`decode_protobuf`] walks the body once and hands each event to the caller
-//!    as an [`Event`] that borrows from the body, or as a [`RejectedEvent`] that says what is wrong and where.
+//!    as an [`Event`] that borrows from the body, or as an [`EventError`] that says what is wrong and where.
 //! 2. [`ValidationRules::check`] adds the rules that need a clock or the config.
 //! 3. [`EventIds`] names the events that came without an id.
 //! 4. [`wire::encode_event`] writes the one form that the journal stores and that routes read back, without copying.
@@ -40,7 +40,7 @@ pub use decode::{
     DecodeLimits, MAX_DEPTH, MAX_ID_BYTES, MAX_SOURCE_BYTES, MAX_TYPE_BYTES, decode_json,
     decode_ndjson, decode_protobuf,
 };
-pub use error::{DecodeError, ErrorCode, EventError, RejectedEvent};
+pub use error::{DecodeError, ErrorCode, EventError};
 pub use event::{Event, EventType, Source};
 pub use field::FieldSet;
 pub use ids::EventIds;

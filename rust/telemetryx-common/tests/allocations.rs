@@ -50,9 +50,9 @@ fn decode_all(body: &[u8]) {
         max_event_bytes: usize::MAX,
         max_events: usize::MAX,
     };
-    decode_json(body, &limits, drop).ok();
-    decode_ndjson(body, &limits, drop).ok();
-    decode_protobuf(body, &limits, drop).ok();
+    decode_json(body, &limits, |_, event| drop(event)).ok();
+    decode_ndjson(body, &limits, |_, event| drop(event)).ok();
+    decode_protobuf(body, &limits, |_, event| drop(event)).ok();
 }
 
 #[test]
@@ -63,13 +63,13 @@ fn common_events_allocate_nothing() {
     let mut stored = Vec::with_capacity(1 << 16);
     let limits = DecodeLimits::default();
     let (calls, _) = measured(|| {
-        decode_json(array.as_bytes(), &limits, |event| {
+        decode_json(array.as_bytes(), &limits, |_, event| {
             let event = event.unwrap();
             wire::encode_event(&event, &event.id, &mut stored);
         })
         .unwrap();
-        decode_ndjson(lines.as_bytes(), &limits, |event| drop(event.unwrap())).unwrap();
-        decode_protobuf(&stored, &limits, |event| drop(event.unwrap())).unwrap();
+        decode_ndjson(lines.as_bytes(), &limits, |_, event| drop(event.unwrap())).unwrap();
+        decode_protobuf(&stored, &limits, |_, event| drop(event.unwrap())).unwrap();
         assert_eq!(wire::events(&stored).filter(Result::is_ok).count(), 100);
     });
     assert_eq!(calls, 0);

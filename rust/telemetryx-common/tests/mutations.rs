@@ -5,7 +5,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use telemetryx_common::{
-    DecodeLimits, Event, RejectedEvent, decode_json, decode_ndjson, decode_protobuf, json, wire,
+    DecodeLimits, Event, EventError, decode_json, decode_ndjson, decode_protobuf, json, wire,
 };
 
 const ROUNDS: u32 = 1_000_000;
@@ -44,7 +44,7 @@ fn corpus() -> Vec<Vec<u8>> {
     let mut corpus: Vec<Vec<u8>> = SEEDS.iter().map(|seed| seed.as_bytes().to_vec()).collect();
     for seed in SEEDS {
         let mut stored = Vec::new();
-        let encode = |event: Result<Event<'_>, _>| {
+        let encode = |_: &[u8], event: Result<Event<'_>, _>| {
             if let Ok(event) = event {
                 wire::encode_event(&event, "some-id", &mut stored);
             }
@@ -83,7 +83,7 @@ fn mutate(input: &mut Vec<u8>, other: &[u8], random: &mut Random) {
 }
 
 /// Looks at all of an event or a rejection, and counts it.
-fn look(result: Result<Event<'_>, RejectedEvent<'_>>, out: &mut Vec<u8>, count: &mut usize) {
+fn look(result: Result<Event<'_>, EventError>, out: &mut Vec<u8>, count: &mut usize) {
     *count += 1;
     out.clear();
     match result {
@@ -92,9 +92,9 @@ fn look(result: Result<Event<'_>, RejectedEvent<'_>>, out: &mut Vec<u8>, count: 
             let read = wire::events(out).next().unwrap().unwrap();
             assert_eq!(read.payload, event.payload);
         }
-        Err(rejected) => {
-            json::write_error(&rejected.error, out);
-            assert!(rejected.error.message.len() < 400);
+        Err(error) => {
+            json::write_error(&error, out);
+            assert!(error.message.len() < 400);
         }
     }
 }
@@ -117,14 +117,14 @@ fn a_million_damaged_inputs_make_nothing_panic() {
         mutate(&mut input, &corpus[other], &mut random);
         let mut count = 0;
         let decoded = if which < SEEDS.len() {
-            let lines = decode_ndjson(&input, &limits, |e| look(e, &mut out, &mut count));
-            let json = decode_json(&input, &limits, |e| look(e, &mut out, &mut count));
+            let lines = decode_ndjson(&input, &limits, |_, e| look(e, &mut out, &mut count));
+            let json = decode_json(&input, &limits, |_, e| look(e, &mut out, &mut count));
             lines.is_ok() && json.is_ok()
         } else {
             for event in wire::events(&input).flatten() {
                 assert!(event.payload.len() <= input.len().max(4));
             }
-            decode_protobuf(&input, &limits, |e| look(e, &mut out, &mut count)).is_ok()
+            decode_protobuf(&input, &limits, |_, e| look(e, &mut out, &mut count)).is_ok()
         };
         sound += u32::from(decoded);
         assert!(count <= 2 * input.len() + 2, "seed {seed}");

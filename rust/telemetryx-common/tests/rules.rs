@@ -104,10 +104,19 @@ fn integer_ids_are_their_decimal_text_and_u64_sources_stay_numbers() {
 }
 
 #[test]
+fn null_is_a_field_that_is_not_given() {
+    let event = one(&with(
+        r#""id":null,"type":null,"source":null,"schema_version":null,"attributes":null,"partition_key":null"#,
+    ));
+    assert_eq!(event, one(&format!("{{{TS}}}")));
+    assert_eq!(event.given, FieldSet::TS);
+    assert_eq!(refused(r#"{"ts":null}"#).code, ErrorCode::MissingField);
+}
+
+#[test]
 fn a_wrong_type_is_refused_and_says_what_would_be_right() {
     for (fields, field, right) in [
         (r#""id":1.5"#, "id", "a string or an integer"),
-        (r#""id":null"#, "id", "leave it out"),
         (r#""id":["a"]"#, "id", "not an array"),
         (r#""type":5"#, "type", "must be a string, not an integer"),
         (
@@ -145,7 +154,6 @@ fn a_wrong_type_is_refused_and_says_what_would_be_right() {
         assert!(error.message.contains(right), "{fields}: {error}");
         assert!(error.message.contains("(byte "), "{error}");
     }
-    assert_eq!(refused(r#"{"ts":null}"#).code, ErrorCode::InvalidType);
     assert_eq!(refused("[[1]]").code, ErrorCode::InvalidType);
     assert_eq!(
         refused("\"x\"").message,
@@ -322,7 +330,7 @@ fn a_broken_body_says_where_and_what() {
             other => panic!("{body}: {other}"),
         }
     }
-    let invalid = decode_json(b"[\"a\n\xff\"]", &DecodeLimits::default(), |_| {}).unwrap_err();
+    let invalid = decode_json(b"[\"a\n\xff\"]", &DecodeLimits::default(), |_, _| {}).unwrap_err();
     assert_eq!(invalid.code(), ErrorCode::InvalidString);
     assert_eq!(
         invalid.to_string(),
@@ -358,9 +366,12 @@ fn limits_refuse_the_body() {
         (&[small, small, small], Err(too_many)),
     ] {
         let array = format!("[{}]", events.join(","));
-        assert_eq!(decode_json(array.as_bytes(), &limits, |_| {}), expected);
+        assert_eq!(decode_json(array.as_bytes(), &limits, |_, _| {}), expected);
         let lines = events.join("\n");
-        assert_eq!(decode_ndjson(lines.as_bytes(), &limits, |_| {}), expected);
+        assert_eq!(
+            decode_ndjson(lines.as_bytes(), &limits, |_, _| {}),
+            expected
+        );
     }
 }
 

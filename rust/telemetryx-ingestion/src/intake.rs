@@ -13,8 +13,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 use telemetryx_common::ids::EventIds;
 use telemetryx_common::{
-    DecodeError, DecodeLimits, ErrorCode, Event, EventError, RejectedEvent, Timestamp,
-    ValidationRules, decode_json, decode_ndjson, decode_protobuf, wire,
+    DecodeError, DecodeLimits, ErrorCode, Event, EventError, Timestamp, ValidationRules,
+    decode_json, decode_ndjson, decode_protobuf, wire,
 };
 use tracing::field::display;
 
@@ -344,20 +344,11 @@ impl Intake {
             rejected: Vec::new(),
         };
         let mut index = 0;
-        let visit = |event: Result<Event<'b>, RejectedEvent<'b>>| {
-            let checked = match event {
-                Ok(mut event) => {
-                    event.received_at = now;
-                    self.validate(&event, index, now, identity)
-                        .map_err(|error| {
-                            let mut raw = Vec::new();
-                            telemetryx_common::json::write_event(&event, &mut raw);
-                            (error, raw.into())
-                        })
-                        .map(|()| event)
-                }
-                Err(rejected) => Err((rejected.error, rejected.raw.into())),
-            };
+        let visit = |raw: &'b [u8], event: Result<Event<'b>, EventError>| {
+            let checked = event.and_then(|mut event| {
+                event.received_at = now;
+                self.validate(&event, index, now, identity).map(|()| event)
+            });
             match checked {
                 Ok(event) => {
                     let mut buffer = [0; 36];
@@ -371,7 +362,7 @@ impl Intake {
                     decoded.latest = decoded.latest.max(event.ts);
                     decoded.events += 1;
                 }
-                Err(rejected) => decoded.rejected.push(rejected),
+                Err(error) => decoded.rejected.push((error, raw)),
             }
             index += 1;
         };
@@ -468,7 +459,8 @@ pub const MEMORY_SPENT: Refusal = Refusal::Overloaded {
     message: "too many bytes are under way; try again",
 };
 
-type Rejected<'b> = (EventError, std::borrow::Cow<'b, [u8]>);
+/// Why an event was refused, and the client's own bytes of it.
+type Rejected<'b> = (EventError, &'b [u8]);
 
 struct Decoded<'b> {
     encoded: Vec<u8>,

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::{MAX_ID_BYTES, MAX_SOURCE_BYTES, MAX_TYPE_BYTES};
 use crate::scan::Fault;
-use crate::{ErrorCode, Event, EventError, EventType, FieldSet, RejectedEvent, Source, Timestamp};
+use crate::{ErrorCode, Event, EventError, EventType, FieldSet, Source, Timestamp};
 
 /// An event that may still turn out bad. The first fault counts; reading goes on to find the event's end.
 pub(super) struct Draft<'a> {
@@ -165,22 +165,14 @@ impl<'a> Draft<'a> {
 
     /// The event, or why not. `raw` are its bytes in the body.
     #[inline]
-    pub(super) fn finish(
-        mut self,
-        index: u32,
-        offset: usize,
-        raw: &'a [u8],
-    ) -> Result<Event<'a>, RejectedEvent<'a>> {
+    pub(super) fn finish(mut self, index: u32, offset: usize) -> Result<Event<'a>, EventError> {
         if !self.event.given.contains(FieldSet::TS) {
             let message = "`ts` is missing: when did the event happen?";
             self.fail("ts", ErrorCode::MissingField, offset, message);
         }
         match self.error {
             None => Ok(self.event),
-            Some(error) => Err(RejectedEvent {
-                error: error.at(index),
-                raw,
-            }),
+            Some(error) => Err(error.at(index)),
         }
     }
 }

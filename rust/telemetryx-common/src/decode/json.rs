@@ -4,7 +4,7 @@ use super::draft::Draft;
 use super::object::read_event;
 use super::{DecodeLimits, malformed, syntax, utf8};
 use crate::scan::{Broken, Scanner};
-use crate::{DecodeError, ErrorCode, Event, RejectedEvent};
+use crate::{DecodeError, ErrorCode, Event, EventError};
 
 /// Visits the events of a JSON body: one event, an array of events, or `{"events":[…]}`.
 ///
@@ -16,7 +16,7 @@ use crate::{DecodeError, ErrorCode, Event, RejectedEvent};
 pub fn decode_json<'a>(
     body: &'a [u8],
     limits: &DecodeLimits,
-    visit: impl FnMut(Result<Event<'a>, RejectedEvent<'a>>),
+    visit: impl FnMut(&'a [u8], Result<Event<'a>, EventError>),
 ) -> Result<(), DecodeError> {
     let mut reader = JsonReader {
         body,
@@ -40,7 +40,7 @@ struct JsonReader<'a, 'l, V> {
     visit: V,
 }
 
-impl<'a, V: FnMut(Result<Event<'a>, RejectedEvent<'a>>)> JsonReader<'a, '_, V> {
+impl<'a, V: FnMut(&'a [u8], Result<Event<'a>, EventError>)> JsonReader<'a, '_, V> {
     fn body(&mut self) -> Result<(), DecodeError> {
         self.scanner.skip_whitespace();
         if self.scanner.pos() == self.body.len() {
@@ -125,7 +125,7 @@ impl<'a, V: FnMut(Result<Event<'a>, RejectedEvent<'a>>)> JsonReader<'a, '_, V> {
         read_event(&mut self.scanner, &mut draft).map_err(|Broken| self.broken())?;
         let raw = self.body.get(start..self.scanner.pos()).unwrap_or_default();
         self.limits.check(self.index, raw.len())?;
-        (self.visit)(draft.finish(self.index, start, raw));
+        (self.visit)(raw, draft.finish(self.index, start));
         self.index += 1;
         Ok(())
     }

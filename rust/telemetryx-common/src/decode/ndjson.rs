@@ -4,7 +4,7 @@ use super::DecodeLimits;
 use super::draft::Draft;
 use super::object::read_event;
 use crate::scan::{Broken, Mistake, Scanner};
-use crate::{DecodeError, ErrorCode, Event, EventError, RejectedEvent};
+use crate::{DecodeError, ErrorCode, Event, EventError};
 
 /// Visits the events of an NDJSON body, one a line.
 ///
@@ -16,7 +16,7 @@ use crate::{DecodeError, ErrorCode, Event, EventError, RejectedEvent};
 pub fn decode_ndjson<'a>(
     body: &'a [u8],
     limits: &DecodeLimits,
-    mut visit: impl FnMut(Result<Event<'a>, RejectedEvent<'a>>),
+    mut visit: impl FnMut(&'a [u8], Result<Event<'a>, EventError>),
 ) -> Result<(), DecodeError> {
     // One check for all lines if all are sound; else each is checked for itself.
     let text = simdutf8::basic::from_utf8(body).ok();
@@ -33,10 +33,11 @@ pub fn decode_ndjson<'a>(
                 Some(text) => text.get(start..start + length),
                 None => simdutf8::basic::from_utf8(line).ok(),
             };
-            visit(match text {
-                Some(text) => read_line(text, start, index, raw),
-                None => Err(not_utf8(line, start, index, raw)),
-            });
+            let event = match text {
+                Some(text) => read_line(text, start, index),
+                None => Err(not_utf8(line, start, index)),
+            };
+            visit(raw, event);
             index += 1;
         }
         start += length + 1;
@@ -49,32 +50,27 @@ pub fn decode_ndjson<'a>(
 
 /// Reads the one event of a line that begins at byte `base` of the body.
 #[inline]
-fn read_line<'a>(
-    line: &'a str,
-    base: usize,
-    index: u32,
-    raw: &'a [u8],
-) -> Result<Event<'a>, RejectedEvent<'a>> {
+fn read_line(line: &str, base: usize, index: u32) -> Result<Event<'_>, EventError> {
     let mut scanner = Scanner::new(line);
     scanner.skip_whitespace();
     let start = scanner.pos();
     let mut draft = Draft::new(base);
     let read = read_event(&mut scanner, &mut draft).and_then(|()| scanner.finish());
     match read {
-        Ok(()) => draft.finish(index, start, raw),
-        Err(Broken) => Err(broken(scanner.mistake(), base, index, raw)),
+        Ok(()) => draft.finish(index, start),
+        Err(Broken) => Err(broken(scanner.mistake(), base, index)),
     }
 }
 
 #[cold]
-fn broken(mistake: Mistake, base: usize, index: u32, raw: &[u8]) -> RejectedEvent<'_> {
+fn broken(mistake: Mistake, base: usize, index: u32) -> EventError {
     let Mistake { offset, message } = mistake;
     let message = format!("{message} (byte {} of the body)", base + offset);
-    reject(ErrorCode::InvalidJson, message, index, raw)
+    EventError::new("", ErrorCode::InvalidJson, message).at(index)
 }
 
 #[cold]
-fn not_utf8<'a>(line: &[u8], base: usize, index: u32, raw: &'a [u8]) -> RejectedEvent<'a> {
+fn not_utf8(line: &[u8], base: usize, index: u32) -> EventError {
     let offset = match std::str::from_utf8(line) {
         Ok(_) => 0,
         Err(error) => error.valid_up_to(),
@@ -83,10 +79,5 @@ fn not_utf8<'a>(line: &[u8], base: usize, index: u32, raw: &'a [u8]) -> Rejected
         "bytes that are not UTF-8 (byte {} of the body)",
         base + offset
     );
-    reject(ErrorCode::InvalidString, message, index, raw)
-}
-
-fn reject(code: ErrorCode, message: String, index: u32, raw: &[u8]) -> RejectedEvent<'_> {
-    let error = EventError::new("", code, message).at(index);
-    RejectedEvent { error, raw }
+    EventError::new("", ErrorCode::InvalidString, message).at(index)
 }

@@ -136,7 +136,8 @@ fn set_other<'a>(draft: &mut Draft<'a>, field: FieldSet, kind: Kind, text: &'a s
             Ok(number) => draft.set_source(Source::Number(number), start),
             Err(_) => fail_source_number(draft, start),
         },
-        (FieldSet::RECEIVED_AT, _) => {}
+        // `null` is how many clients write that there is none.
+        (FieldSet::RECEIVED_AT, _) | (_, Kind::Null) => {}
         _ => fail_type(draft, field, kind, start),
     }
 }
@@ -233,11 +234,7 @@ fn fail_type(draft: &mut Draft<'_>, field: FieldSet, kind: Kind, offset: usize) 
         FieldSet::ATTRIBUTES => "an object of strings",
         _ => "a string",
     };
-    let advice = match kind {
-        Kind::Null => "; leave it out if there is none",
-        _ => "",
-    };
-    let message = format_args!("`{name}` must be {right}, not {}{advice}", kind.name());
+    let message = format_args!("`{name}` must be {right}, not {}", kind.name());
     draft.fail(name, ErrorCode::InvalidType, offset, message);
 }
 

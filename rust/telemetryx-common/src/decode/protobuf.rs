@@ -4,10 +4,7 @@ use super::draft::Draft;
 use super::{DecodeLimits, malformed};
 use crate::scan::{Broken, Fault, Mistake, Scanner};
 use crate::wire::{EVENTS, MessageError, Reader, WireError, WireType, read_message};
-use crate::{
-    DecodeError, ErrorCode, Event, EventError, EventType, FieldSet, RejectedEvent, Source,
-    Timestamp,
-};
+use crate::{DecodeError, ErrorCode, Event, EventError, EventType, FieldSet, Source, Timestamp};
 
 /// How deep a payload stands: as in JSON, the event is the first level.
 const PAYLOAD_LEVEL: usize = 1;
@@ -23,7 +20,7 @@ const PAYLOAD_LEVEL: usize = 1;
 pub fn decode_protobuf<'a>(
     body: &'a [u8],
     limits: &DecodeLimits,
-    mut visit: impl FnMut(Result<Event<'a>, RejectedEvent<'a>>),
+    mut visit: impl FnMut(&'a [u8], Result<Event<'a>, EventError>),
 ) -> Result<(), DecodeError> {
     let broken = |error| broken_batch(body, error);
     let mut reader = Reader::new(body);
@@ -34,7 +31,10 @@ pub fn decode_protobuf<'a>(
             (EVENTS, WireType::Bytes) => {
                 let message = reader.bytes().map_err(broken)?;
                 limits.check(index, message.len())?;
-                visit(read_event(message, reader.pos() - message.len(), index));
+                visit(
+                    message,
+                    read_event(message, reader.pos() - message.len(), index),
+                );
                 index += 1;
             }
             (EVENTS, _) => {
@@ -81,33 +81,27 @@ fn broken_batch(body: &[u8], error: WireError) -> DecodeError {
 
 /// Reads one event and applies the rules of requests.
 #[inline]
-fn read_event(message: &[u8], base: usize, index: u32) -> Result<Event<'_>, RejectedEvent<'_>> {
+fn read_event(message: &[u8], base: usize, index: u32) -> Result<Event<'_>, EventError> {
     let event = match read_message(message) {
         Ok(event) => event,
-        Err(error) => return Err(broken_event(error, base, index, message)),
+        Err(error) => return Err(broken_event(error, base, index)),
     };
     let mut draft = Draft::from_event(event, base);
     check_text(&mut draft);
     draft.sort_attributes(0);
     check_payload(&mut draft, message);
     draft.event.received_at = Timestamp::UNIX_EPOCH;
-    draft.finish(index, 0, message)
+    draft.finish(index, 0)
 }
 
 #[cold]
-fn broken_event<'a>(
-    error: MessageError,
-    base: usize,
-    index: u32,
-    raw: &'a [u8],
-) -> RejectedEvent<'a> {
+fn broken_event(error: MessageError, base: usize, index: u32) -> EventError {
     let offset = base + error.offset;
     let message = match error.field {
         "" => format!("{} (byte {offset} of the body)", error.message),
         field => format!("`{field}`: {} (byte {offset} of the body)", error.message),
     };
-    let error = EventError::new(error.field, error.code, message).at(index);
-    RejectedEvent { error, raw }
+    EventError::new(error.field, error.code, message).at(index)
 }
 
 /// Lengths, and NULs, which JSON's scanner would have found.

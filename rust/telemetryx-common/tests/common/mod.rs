@@ -3,27 +3,24 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use telemetryx_common::{
-    DecodeError, DecodeLimits, Event, EventError, RejectedEvent, decode_json, decode_ndjson,
-    decode_protobuf,
+    DecodeError, DecodeLimits, Event, EventError, decode_json, decode_ndjson, decode_protobuf,
 };
 
 /// What a decoder visited: events, or why not and their bytes.
 pub type Visited<'a> = Vec<Result<Event<'a>, (EventError, String)>>;
 
 fn outcome<'a>(
-    result: Result<Event<'a>, RejectedEvent<'a>>,
+    raw: &[u8],
+    result: Result<Event<'a>, EventError>,
 ) -> Result<Event<'a>, (EventError, String)> {
-    result.map_err(|rejected| {
-        let raw = String::from_utf8_lossy(rejected.raw).into_owned();
-        (rejected.error, raw)
-    })
+    result.map_err(|error| (error, String::from_utf8_lossy(raw).into_owned()))
 }
 
 pub fn decode(body: &str) -> Result<Visited<'_>, DecodeError> {
     let mut visited = Vec::new();
     let limits = DecodeLimits::default();
-    decode_json(body.as_bytes(), &limits, |result| {
-        visited.push(outcome(result))
+    decode_json(body.as_bytes(), &limits, |raw, result| {
+        visited.push(outcome(raw, result))
     })?;
     Ok(visited)
 }
@@ -31,14 +28,18 @@ pub fn decode(body: &str) -> Result<Visited<'_>, DecodeError> {
 pub fn decode_lines(body: &[u8]) -> Result<Visited<'_>, DecodeError> {
     let mut visited = Vec::new();
     let limits = DecodeLimits::default();
-    decode_ndjson(body, &limits, |result| visited.push(outcome(result)))?;
+    decode_ndjson(body, &limits, |raw, result| {
+        visited.push(outcome(raw, result))
+    })?;
     Ok(visited)
 }
 
 pub fn decode_proto(body: &[u8]) -> Result<Visited<'_>, DecodeError> {
     let mut visited = Vec::new();
     let limits = DecodeLimits::default();
-    decode_protobuf(body, &limits, |result| visited.push(outcome(result)))?;
+    decode_protobuf(body, &limits, |raw, result| {
+        visited.push(outcome(raw, result))
+    })?;
     Ok(visited)
 }
 
