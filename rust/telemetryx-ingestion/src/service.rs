@@ -148,21 +148,28 @@ fn build_plugins(config: &Config) -> Result<Plugins, Vec<ConfigError>> {
 }
 
 fn at_key(key: String, message: String) -> ConfigError {
-    ConfigError { origin: None, key, message, hint: None }
+    ConfigError {
+        origin: None,
+        key,
+        message,
+        hint: None,
+    }
 }
 
 fn plugin_error(key: String, plugin: &PluginConfig, error: &PluginError) -> ConfigError {
     at_key(format!("{key} ({})", plugin.name), error.to_string())
 }
 
-/// The route's batch limits; its sink's if the config says nothing of them.
+/// The route's batch limits.
 fn batch_limit(route: &RouteConfig) -> BatchLimit {
-    let default = sinks::factory(&route.sink).map_or_else(|_| Default::default(), |factory| (factory.batch)());
-    let batch = if route.batch == Default::default() { &default } else { &route.batch };
+    let flush_interval = route.batch.flush_interval.map_or_else(
+        || sinks::factory(&route.sink).map_or(Duration::ZERO, |factory| factory.flush_interval),
+        Into::into,
+    );
     BatchLimit {
-        events: batch.max_events as usize,
-        bytes: batch.max_bytes.as_usize(),
-        wait: batch.flush_interval.into(),
+        events: route.batch.max_events as usize,
+        bytes: route.batch.max_bytes.as_usize(),
+        wait: flush_interval,
     }
 }
 

@@ -68,7 +68,7 @@ pub struct HttpConfig {
 
     /// Most connections open at once.
     ///
-    /// Further ones wait in the kernel's queue until one closes. Each needs a file descriptor (`ulimit -n`).
+    /// Further ones are closed at once. Each needs a file descriptor (`ulimit -n`).
     ///
     /// Default: `10000`. Bounds: `1` to `1000000`.
     #[schemars(range(min = 1, max = 1_000_000))]

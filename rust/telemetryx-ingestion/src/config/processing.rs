@@ -11,7 +11,8 @@ use super::plugins::PluginConfig;
 pub struct ProcessingConfig {
     /// Most batches that a route holds in memory, read but not yet delivered.
     ///
-    /// When that many wait, the route stops reading the journal until one is delivered.
+    /// When that many wait, the route stops reading the journal until one is delivered. This version never holds more
+    /// than one, so it keeps to any bound.
     ///
     /// Default: `100`. Bounds: `1` to `100000`.
     #[schemars(range(min = 1, max = 100_000))]

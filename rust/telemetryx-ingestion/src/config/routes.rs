@@ -109,9 +109,12 @@ pub struct BatchConfig {
 
     /// Longest time that an event waits for a batch to fill.
     ///
-    /// Default: `200ms`. Bounds: `0s` to `1h`.
+    /// None: as the sink likes it, `5ms` for `stats` and `200ms` for the others.
+    ///
+    /// Default: none. Bounds: `0s` to `1h`.
     #[schemars(extend("x-min" = "0s", "x-max" = "1h"))]
-    pub flush_interval: Duration,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flush_interval: Option<Duration>,
 }
 
 impl Default for BatchConfig {
@@ -119,7 +122,7 @@ impl Default for BatchConfig {
         Self {
             max_events: 5000,
             max_bytes: ByteSize::mib(4),
-            flush_interval: Duration::millis(200),
+            flush_interval: None,
         }
     }
 }

@@ -8,11 +8,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
 
-use crate::config::{BatchConfig, SinkConfig};
+use crate::config::SinkConfig;
 use crate::counters::Counters;
 use crate::plugin::PluginError;
 use crate::query::EventStore;
@@ -113,8 +114,8 @@ pub struct SinkFactory {
     pub kind: &'static str,
     /// Makes one from the settings beside `kind`.
     pub constructor: fn(toml::Value, SinkContext<'_>) -> Result<Box<dyn Sink>, PluginError>,
-    /// The batch limits of a route that gives none.
-    pub batch: fn() -> BatchConfig,
+    /// How long a route waits for a batch to fill, if its config does not say.
+    pub flush_interval: Duration,
 }
 
 inventory::collect!(SinkFactory);

@@ -1,11 +1,12 @@
 //! `stats`: counts events in memory; the counts are saved in one step with the route's cursor, so they are exact across
 //! kills. Answers `/stats`.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde_json::Value;
 
 use super::{DeliverError, Sink, SinkContext, SinkFactory};
-use crate::config::BatchConfig;
 use crate::counters::{Counters, CountersLimits};
 use crate::plugin::{PluginError, settings};
 use crate::route::EventBatch;
@@ -24,16 +25,13 @@ fn construct(
     }))
 }
 
-/// Counting is cheap: a short wait, so that `/stats` is soon right.
-fn batch() -> BatchConfig {
-    BatchConfig {
-        flush_interval: std::time::Duration::from_millis(5).into(),
-        ..BatchConfig::default()
-    }
-}
-
 inventory::submit! {
-    SinkFactory { kind: "stats", constructor: construct, batch }
+    SinkFactory {
+        kind: "stats",
+        constructor: construct,
+        // Counting is cheap: a short wait, so that `/stats` is soon right.
+        flush_interval: Duration::from_millis(5),
+    }
 }
 
 #[async_trait]

@@ -26,7 +26,7 @@ use telemetryx_common::{Event, Source};
 use self::reading::SqliteEvents;
 use self::retention::Retention;
 use super::{DeliverError, Sink, SinkContext, SinkFactory};
-use crate::config::{BatchConfig, ByteSize, Duration};
+use crate::config::{ByteSize, Duration};
 use crate::plugin::{PluginError, settings};
 use crate::query::EventStore;
 use crate::route::EventBatch;
@@ -75,7 +75,11 @@ fn construct(
 }
 
 inventory::submit! {
-    SinkFactory { kind: "sqlite", constructor: construct, batch: BatchConfig::default }
+    SinkFactory {
+        kind: "sqlite",
+        constructor: construct,
+        flush_interval: std::time::Duration::from_millis(200),
+    }
 }
 
 #[async_trait]

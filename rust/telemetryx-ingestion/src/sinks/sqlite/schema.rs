@@ -69,7 +69,9 @@ pub(super) fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
 
 /// Makes durable that the file and its log are there at all.
 fn sync_folder(path: &Path) -> std::io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
