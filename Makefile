@@ -1,0 +1,36 @@
+# `make help` lists what there is.
+
+CARGO ?= cargo
+DATA ?= ./data
+
+.PHONY: help run test lint doc bench stress fuzz crash-test clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## serve with built-in settings: http://127.0.0.1:8080, data in ./data
+	$(CARGO) run --release
+
+test: ## every check and test; installs what they need
+	scripts/test
+
+lint: ## formatting, clippy with warnings denied, documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+
+bench: ## every figure next to its target, and criterion for the hot paths (about 40 minutes; `scripts/bench --help`)
+	scripts/bench
+
+stress: ## the simulation with a million schedules, and 200 kills
+	TELEMETRYX_SCHEDULES=1000000 $(CARGO) test --release -p telemetryx-journal --features sim --test simulation -- --nocapture
+	$(CARGO) run --release -- crash-test --rounds 200
+
+crash-test: ## kill -9 under load on this machine's disk
+	$(CARGO) run --release -- crash-test
+
+fuzz: ## every fuzz target for a minute (needs cargo-fuzz)
+	scripts/fuzz 60
+
+clean: ## removes what was built
+	$(CARGO) clean
