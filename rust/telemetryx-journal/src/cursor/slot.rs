@@ -143,6 +143,10 @@ pub(crate) enum From {
 
 /// Reads both slots and chooses.
 pub(crate) fn read(storage: &dyn Storage, name: &str, from: From) -> io::Result<Found> {
+    if from == From::Device {
+        // The names, too: a slot whose rename was not synced could be gone after a power cut.
+        storage.sync_dir(FOLDER)?;
+    }
     let mut best: Option<(Slot, Side)> = None;
     let mut faults = Vec::new();
     let mut files = 0;

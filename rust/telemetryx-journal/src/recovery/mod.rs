@@ -54,6 +54,7 @@ pub(crate) fn recover(shared: &Shared) -> Result<Recovered, OpenError> {
     let mut last_appended_at = i64::MIN;
     let mut floor = highest_cursor;
     report.clean = true;
+    let mut empty = 0;
     while let Some(last) = found.segments.pop() {
         let tail = examine_last(storage, &last, floor)?;
         last_appended_at = last_appended_at
@@ -63,8 +64,8 @@ pub(crate) fn recover(shared: &Shared) -> Result<Recovered, OpenError> {
         if tail.is_empty(last.base) && (last.base == Offset::ZERO || !found.segments.is_empty()) {
             // Its base says how far the segment before it was durable.
             floor = floor.max(last.base);
-            remove(storage, &last.name)?;
-            report.removed.push(last.name.clone());
+            report.removed.push(last.name);
+            empty += 1;
             continue;
         }
         for hole in &tail.holes {
@@ -80,6 +81,10 @@ pub(crate) fn recover(shared: &Shared) -> Result<Recovered, OpenError> {
             .store(last_appended_at, std::sync::atomic::Ordering::Relaxed);
         found.segments.push(last);
         break;
+    }
+    // Only now: until the segment before it was sealed, the name of an empty one is the proof of how far that was durable.
+    for name in report.removed.iter().rev().take(empty) {
+        remove(storage, name)?;
     }
     fill(storage, &shared.segments, &shared.damage, found.segments)?;
     finish(shared, &mut report, floor);

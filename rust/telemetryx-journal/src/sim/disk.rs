@@ -133,7 +133,9 @@ impl SimStorage {
             return false;
         };
         let exists = (byte as usize) < file.device.len();
-        file.flip_bit(byte as usize, bit & 7);
+        if exists {
+            file.flip_bit(byte as usize, bit & 7);
+        }
         exists
     }
 

@@ -22,7 +22,8 @@ use crate::error::AppendError;
 use crate::format::SegmentHeader;
 use crate::offset::Offset;
 use crate::options::{FsyncPolicy, JournalOptions};
-use crate::segments::{Mark, Segments};
+use crate::reader::RECORDS_START;
+use crate::segments::{Mark, Segment, Segments};
 use crate::shared::Shared;
 use crate::status::Health;
 use crate::storage::is_no_space;
@@ -47,6 +48,8 @@ pub(crate) struct Core {
     /// When what was written must be synced.
     sync_due: Option<Duration>,
     retention_due: Duration,
+    /// A segment that was read back after a failed sync, and how far it counts once there is a next one.
+    settling: Option<(Arc<Segment>, Offset, u64)>,
     /// A segment taken out of the table whose file may still be there.
     removing: Option<String>,
     layout: Layout,
@@ -87,6 +90,7 @@ impl Core {
             trouble: None,
             sync_due: None,
             retention_due: shared.clock.monotonic(),
+            settling: None,
             removing: None,
             layout: Layout::default(),
             shared,
@@ -279,7 +283,10 @@ impl Core {
         let header = SegmentHeader {
             journal: self.journal,
             base: self.next,
-            base_bytes: bytes_so_far(&self.shared.segments),
+            base_bytes: match &self.settling {
+                Some((last, _, length)) => last.base_bytes + length - RECORDS_START,
+                None => bytes_so_far(&self.shared.segments),
+            },
             created_at: self.last_appended_at,
         };
         let overhead = 2 * crate::format::RECORD_HEADER as u64;
@@ -290,6 +297,9 @@ impl Core {
             needed + overhead,
         ) {
             Ok(active) => {
+                if let Some((segment, end, length)) = self.settling.take() {
+                    segment.publish(end, length);
+                }
                 let segments = &self.shared.segments;
                 if segments.last().is_some_and(|last| last.base == header.base) {
                     segments.pop_back();

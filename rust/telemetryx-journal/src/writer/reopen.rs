@@ -76,28 +76,21 @@ impl Core {
         let Some(failed) = failed else {
             return Ok(());
         };
-        let (end, length) = match what_is_there(&failed, &self.shared.damage) {
-            Ok(found) => found,
+        let (end, length) = match look_at_device(&failed, &self.shared.damage) {
+            Ok(without_hole) => without_hole,
             Err(error) => return Err((failed, error)),
         };
+        // With `FsyncPolicy::Interval` some of this was acknowledged without a sync. What of it is on the device counts, what is not
+        // becomes a gap, and its offsets are not given out again. But only the base of a next segment proves to a recovery that
+        // there was something in the gap: what lies behind it counts from then on.
         let segment = &failed.segment;
         segment.publish(end, length);
-        // Acknowledged without a sync (`FsyncPolicy::Interval`) and lost: their offsets are not given out again, and readers
-        // will meet a gap.
-        if failed.next > end {
-            self.shared.damage.report(Damage {
-                segment: segment.name.clone(),
-                byte: length,
-                from: end,
-                to: failed.next,
-                reason: DamageReason::Missing,
-            });
-        }
-        self.next = failed.next;
-        // The gap itself shows when the next segment is there to end it.
         self.shared
             .end
             .publish(end, segment.base_bytes + segment.record_bytes());
+        self.next = failed.next;
+        self.settling = Some((Arc::clone(segment), failed.next, failed.position));
+        let length = failed.position;
         // Only tidiness: the next segment's base says where this one ends.
         if let Err(error) = failed.file.set_len(length) {
             tracing::debug!(%error, "could not cut the failed segment");
@@ -106,58 +99,42 @@ impl Core {
     }
 }
 
-/// How far the segment really goes on the device, in events and bytes: at least to its durable end (records missing before it are
-/// damage), and over records acknowledged without a sync as far as they are intact without a hole.
-fn what_is_there(failed: &SegmentWriter, damage: &DamageBook) -> io::Result<(Offset, u64)> {
+/// Reads everything acknowledged back from the device and reports what is not there. Returns how far, from the durable end on, there is
+/// no hole.
+fn look_at_device(failed: &SegmentWriter, damage: &DamageBook) -> io::Result<(Offset, u64)> {
     failed.file.sync_data()?;
     failed.file.drop_cache()?;
-    let segment = &failed.segment;
-    let (durable, durable_length) = segment.extent();
-    let mut scanner = Scanner::new(
-        Arc::clone(&*failed.file),
-        Some(failed.tag),
-        RECORDS_START,
-        durable_length,
-    );
-    let mut expected = segment.base;
-    while expected < durable {
+    let (end, length) = (failed.next, failed.position);
+    let file = Arc::clone(&*failed.file);
+    let mut scanner = Scanner::new(file, Some(failed.tag), RECORDS_START, length);
+    let mut expected = failed.segment.base;
+    let durable = failed.segment.extent();
+    let mut without_hole = durable;
+    let mut hole = false;
+    while expected < end {
         let at = scanner.position;
-        let (to, reason) = match scanner.step(expected, expected)? {
-            Step::Record(found) => {
-                let to = found.header.first;
-                let from = std::mem::replace(&mut expected, found.header.end());
-                if to == from {
-                    continue;
-                }
-                damage.report(gap(failed, at, from, to, DamageReason::Missing));
-                continue;
-            }
-            Step::End => (durable, DamageReason::Missing),
-            Step::Bad(reason) => match scanner.resync(at + 1, durable_length, expected, durable)? {
-                Some(header) => (header.first, reason),
-                None => (durable, reason),
+        let (to, after, reason) = match scanner.step(expected, expected)? {
+            Step::Record(found) => (
+                found.header.first,
+                found.header.end(),
+                DamageReason::Missing,
+            ),
+            Step::End => (end, end, DamageReason::Missing),
+            Step::Bad(reason) => match scanner.resync(at + 1, length, expected, end)? {
+                Some(header) => (header.first, header.first, reason),
+                None => (end, end, reason),
             },
         };
         if to > expected {
             damage.report(gap(failed, at, expected, to, reason));
+            hole |= to > durable.0;
         }
-        expected = to;
-    }
-    let mut scanner = Scanner::new(
-        Arc::clone(&*failed.file),
-        Some(failed.tag),
-        durable_length,
-        failed.position,
-    );
-    let (mut end, mut length) = (durable, durable_length);
-    while let Step::Record(found) = scanner.step(end, end)? {
-        if found.header.first != end || found.header.is_end_mark() {
-            break;
+        expected = after;
+        if !hole && expected > durable.0 {
+            without_hole = (expected, scanner.position);
         }
-        end = found.header.end();
-        length = scanner.position;
     }
-    Ok((end, length))
+    Ok(without_hole)
 }
 
 fn gap(

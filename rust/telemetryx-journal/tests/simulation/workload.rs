@@ -75,7 +75,7 @@ impl Counts {
 
     pub(crate) fn assert_everything_happened(&self) {
         assert!(
-            self.values().iter().all(|count| *count > 100),
+            self.values().iter().all(|count| *count > 0),
             "something hardly ever happened: {self:?}"
         );
     }
