@@ -10,8 +10,12 @@ use crate::config::{self, Config};
 
 pub mod check;
 pub mod crash_test;
+pub mod dead_letters;
 pub mod healthcheck;
+pub mod journal;
 pub mod load;
+mod operator;
+pub mod replay;
 pub mod serve;
 
 /// Exit code for a config or a command line that is wrong.
@@ -34,6 +38,9 @@ enum Command {
     Serve,
     Check(check::CheckArgs),
     Load(load::LoadOptions),
+    Replay(replay::ReplayArgs),
+    DeadLetters(dead_letters::DeadLettersArgs),
+    Journal(journal::JournalArgs),
     CrashTest(crash_test::CrashTestOptions),
     Healthcheck(healthcheck::HealthcheckOptions),
 }
@@ -47,14 +54,19 @@ impl Cli {
             Command::Serve => serve::run(config),
             Command::Check(args) => check::run(args, config),
             Command::Load(args) => load::run(&args),
+            Command::Replay(args) => replay::run(args, config),
+            Command::DeadLetters(args) => dead_letters::run(args, config),
+            Command::Journal(args) => journal::run(args, config),
             Command::CrashTest(args) => crash_test::run(&args),
-            Command::Healthcheck(args) => match Config::load(config.as_deref(), config::environment()) {
-                Ok(config) => healthcheck::run(&args, &config.http),
-                Err(errors) => {
-                    eprintln!("{errors}");
-                    ExitCode::from(WRONG)
+            Command::Healthcheck(args) => {
+                match Config::load(config.as_deref(), config::environment()) {
+                    Ok(config) => healthcheck::run(&args, &config.http),
+                    Err(errors) => {
+                        eprintln!("{errors}");
+                        ExitCode::from(WRONG)
+                    }
                 }
-            },
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Dead letters: events that could not go on, with why, until they are sent again or removed.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Row, TransactionBehavior, params};
 use serde::Serialize;
 use serde_json::Value;
 use telemetryx_common::{Timestamp, json, wire};
@@ -117,6 +117,24 @@ impl Kept {
     }
 }
 
+/// Letters that were selected to be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// How many match.
+    pub selected: u64,
+    /// How many of them lay there; the others were on their way already.
+    pub marked: u64,
+}
+
+/// How far the letters are that were selected with [`ask_redrive_and_follow`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Followed {
+    /// Still to be sent.
+    pub waiting: u64,
+    /// Sent in vain; they lie there again.
+    pub dead: u64,
+}
+
 /// Which letters are meant.
 #[derive(Debug, Clone, Default)]
 pub struct LetterFilter {
@@ -126,6 +144,14 @@ pub struct LetterFilter {
     pub stage: Option<String>,
     /// This one only.
     pub id: Option<i64>,
+}
+
+impl LetterFilter {
+    /// True if it lets every letter through.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.route.is_none() && self.stage.is_none() && self.id.is_none()
+    }
 }
 
 const COLUMNS: &str = "id, at, route, stage, code, field, message, position, format, body, request_id, redrives, state";
@@ -215,6 +241,46 @@ pub fn ask_redrive(db: &Connection, filter: &LetterFilter) -> rusqlite::Result<u
     let sql =
         format!("UPDATE dead_letters SET state = 'redrive' WHERE state = 'dead' AND {MATCHING}");
     db.execute(&sql, params![filter.route, filter.stage, filter.id])
+}
+
+/// As [`ask_redrive`], and remembers in this connection which they are: see [`followed`].
+///
+/// # Errors
+/// SQLite's; then nothing was asked for.
+pub fn ask_redrive_and_follow(db: &Connection, filter: &LetterFilter) -> rusqlite::Result<Asked> {
+    db.execute_batch(
+        "CREATE TEMP TABLE IF NOT EXISTS followed (id INTEGER PRIMARY KEY); DELETE FROM followed;",
+    )?;
+    // The write lock first: what is selected is what is marked.
+    let transaction = rusqlite::Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
+    let selected = transaction.execute(
+        &format!("INSERT INTO followed SELECT id FROM dead_letters WHERE {MATCHING}"),
+        params![filter.route, filter.stage, filter.id],
+    )?;
+    let marked = ask_redrive(&transaction, filter)?;
+    transaction.commit()?;
+    Ok(Asked {
+        selected: selected as u64,
+        marked: marked as u64,
+    })
+}
+
+/// How far the letters are that this connection asked for last.
+///
+/// # Errors
+/// SQLite's.
+pub fn followed(db: &Connection) -> rusqlite::Result<Followed> {
+    db.query_row(
+        "SELECT count(*) FILTER (WHERE state = 'redrive'), count(*) FILTER (WHERE state = 'dead')
+         FROM dead_letters JOIN followed USING (id)",
+        [],
+        |row| {
+            Ok(Followed {
+                waiting: row.get::<_, i64>(0)?.cast_unsigned(),
+                dead: row.get::<_, i64>(1)?.cast_unsigned(),
+            })
+        },
+    )
 }
 
 /// The letters of `route` (`None`: of the door) that are to be sent again, oldest first.

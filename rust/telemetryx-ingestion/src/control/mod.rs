@@ -75,8 +75,14 @@ impl Control {
         let path = data_dir.join(FILE);
         let connection = open(&path)?;
         connection
-            .execute("INSERT OR IGNORE INTO born VALUES (1, ?1)", [clock::now().unix_nanos()])
-            .map_err(|source| ControlError::Sqlite { path: path.clone(), source })?;
+            .execute(
+                "INSERT OR IGNORE INTO born VALUES (1, ?1)",
+                [clock::now().unix_nanos()],
+            )
+            .map_err(|source| ControlError::Sqlite {
+                path: path.clone(),
+                source,
+            })?;
         let (queue, requests) = mpsc::sync_channel(QUEUE);
         let (changed, changes) = watch::channel(0);
         std::thread::Builder::new()
@@ -139,8 +145,14 @@ impl Control {
     /// # Errors
     /// [`ControlError`] if it cannot be read.
     pub fn since(&self) -> Result<Timestamp, ControlError> {
-        let at = self.reader()?.query_row("SELECT at FROM born", [], |row| row.get(0));
-        at.map(Timestamp::from_unix_nanos).map_err(|source| ControlError::Sqlite { path: self.path.clone(), source })
+        let at = self
+            .reader()?
+            .query_row("SELECT at FROM born", [], |row| row.get(0));
+        at.map(Timestamp::from_unix_nanos)
+            .map_err(|source| ControlError::Sqlite {
+                path: self.path.clone(),
+                source,
+            })
     }
 
     /// What the door had turned away when it was last saved.
@@ -215,10 +227,17 @@ const SCHEMA: &str = "
 /// # Errors
 /// [`ControlError`] if it cannot be opened or is not one of ours.
 pub fn open(path: &Path) -> Result<Connection, ControlError> {
-    prepare(Connection::open(path), path)
+    let db = prepare(Connection::open(path), path)?;
+    db.pragma_update(None, "journal_mode", "WAL")
+        .and_then(|()| db.execute_batch(SCHEMA))
+        .map_err(|source| ControlError::Sqlite {
+            path: path.to_owned(),
+            source,
+        })?;
+    Ok(db)
 }
 
-/// Opens the control file at `path`, which must exist.
+/// Opens the control file at `path`, which must exist. Makes no table, so it does not wait for whoever is writing.
 ///
 /// # Errors
 /// [`ControlError`] if it cannot be opened or is not one of ours.
@@ -234,11 +253,9 @@ fn prepare(
     connection
         .and_then(|db| {
             db.busy_timeout(Duration::from_secs(5))?;
-            db.pragma_update(None, "journal_mode", "WAL")?;
             // A dead letter must be on disk before its route moves on.
             db.pragma_update(None, "synchronous", "FULL")?;
             db.pragma_update(None, "cache_size", -1024)?;
-            db.execute_batch(SCHEMA)?;
             Ok(db)
         })
         .map_err(|source| ControlError::Sqlite {
@@ -304,7 +321,8 @@ fn transact(
 
 /// Changes when another connection has written; whoever asks for something does so on a connection of its own.
 fn data_version(db: &Connection) -> Option<i64> {
-    db.query_row("PRAGMA data_version", [], |row| row.get(0)).ok()
+    db.query_row("PRAGMA data_version", [], |row| row.get(0))
+        .ok()
 }
 
 /// True if a redrive or a replay waits.

@@ -98,7 +98,7 @@ pub fn answer(
             let first = offset(of, "from", &request.from)?;
             let behind = request
                 .to
-                .map_or(Ok(of.journal.end()), |to| offset(of, "to", &to))?;
+                .map_or_else(|| Ok(of.journal.end()), |to| offset(of, "to", &to))?;
             let id = replays::ask(&db, &request.route, first, behind).map_err(sqlite)?;
             Ok(json!({ "id": id, "route": request.route, "first": first, "behind": behind }))
         }
