@@ -99,10 +99,13 @@ pub struct Route {
     pub(super) redriven: Vec<i64>,
     /// When to look at the letters again that could not be sent.
     redrive_at: Option<Instant>,
+    /// The subscription for the first run.
+    opened: Option<Result<Box<dyn Subscription>, RouteError>>,
 }
 
 impl Route {
-    /// A route over `journal`; `processors` are named.
+    /// A route over `journal`; `processors` are named. It is where it was at its last commit from here on: nobody sees
+    /// it without its books, and the backlog counts from its position, before it runs.
     #[must_use]
     pub fn new(
         settings: RouteSettings,
@@ -122,7 +125,7 @@ impl Route {
                 metrics,
             }
         });
-        Self {
+        let mut this = Self {
             journal,
             control,
             metrics,
@@ -142,7 +145,17 @@ impl Route {
             handle,
             redriven: Vec::new(),
             redrive_at: None,
-        }
+            opened: None,
+        };
+        this.opened = Some(this.open());
+        this
+    }
+
+    /// Subscribes, and takes back what was saved with the last commit.
+    fn open(&mut self) -> Result<Box<dyn Subscription>, RouteError> {
+        let subscription = self.journal.subscribe(self.handle.name())?;
+        self.restore(&*subscription)?;
+        Ok(subscription)
     }
 
     /// Others' view of it.
@@ -217,7 +230,12 @@ impl Route {
                 RouteError::Stop(error) => {
                     tracing::error!(route = self.handle.name(), error, "the route is stopped");
                     self.handle.stopped(&error);
-                    return self.deliverer.stop.cancelled().await;
+                    // There is nothing that it could pass before the service goes down.
+                    tokio::select! {
+                        () = self.deliverer.drain.cancelled() => {}
+                        () = self.deliverer.stop.cancelled() => {}
+                    }
+                    return;
                 }
                 RouteError::Rewind(error) => {
                     tracing::warn!(
@@ -236,8 +254,10 @@ impl Route {
     }
 
     async fn run_from_last_commit(&mut self) -> Result<(), RouteError> {
-        let mut subscription = self.journal.subscribe(self.handle.name())?;
-        self.restore(&*subscription)?;
+        let mut subscription = match self.opened.take() {
+            Some(opened) => opened?,
+            None => self.open()?,
+        };
         if let Err(error) = self.deliverer.sink.check().await {
             self.handle.sink_is_down(&error.to_string(), false);
         } else {
