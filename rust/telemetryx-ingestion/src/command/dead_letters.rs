@@ -19,6 +19,8 @@ use super::operator::{
 use crate::config::{self, Config};
 use crate::control::{Kept, LetterFilter, letters};
 
+/// On a terminal with fewer columns a letter takes two lines: little of its message would fit on one.
+const NARROW_BELOW: usize = 120;
 /// How often `--wait` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Every how many looks it asks whether the service still runs.
@@ -152,16 +154,20 @@ fn list(
             format!("; the newest {} are shown", list.len())
         };
         let s = if count == 1 { "" } else { "s" };
-        format!("{}{count} dead letter{s}{shown}.", table(&list))
+        format!(
+            "{}{count} dead letter{s}{shown}.",
+            table(&list, terminal_width())
+        )
     };
     text.push('\n');
     print(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn table(list: &[Kept]) -> String {
+/// One line a letter, the message cut to the terminal; on a narrow one the message stands below its letter.
+fn table(list: &[Kept], width: Option<usize>) -> String {
     use Align::{Left, Right};
-    let mut table = Table::new([
+    let columns = [
         ("ID", Right),
         ("WHEN", Left),
         ("ROUTE", Left),
@@ -170,30 +176,56 @@ fn table(list: &[Kept]) -> String {
         ("FIELD", Left),
         ("OFFSET", Right),
         ("MESSAGE", Left),
-    ]);
+    ];
+    let narrow = width.is_some_and(|width| width < NARROW_BELOW);
+    let mut table = Table::new(columns);
     for letter in list {
-        let or_dash = |text: Option<&str>| {
-            text.filter(|text| !text.is_empty())
-                .unwrap_or("-")
-                .to_owned()
-        };
-        let message = if letter.state == "dead" {
-            letter.message.clone()
-        } else {
-            format!("(to be sent again) {}", letter.message)
-        };
-        table.push([
-            letter.id.to_string(),
-            seconds(&letter.at),
-            or_dash(letter.route.as_deref()),
-            letter.stage.clone(),
-            letter.code.clone(),
-            or_dash(letter.field.as_deref()),
-            or_dash(letter.offset.map(|offset| offset.to_string()).as_deref()),
-            message,
-        ]);
+        let mut row = row(letter);
+        if narrow {
+            row[7].clear();
+        }
+        table.push(row);
     }
-    table.render(terminal_width())
+    let text = table.render(width);
+    if !narrow {
+        return text;
+    }
+    let mut lines = text.lines();
+    let mut interleaved = format!("{}\n", lines.next().unwrap_or_default());
+    for (line, letter) in lines.zip(list) {
+        let mut below = Table::new([("", Left), ("", Left)]);
+        below.push(["   ".to_owned(), message(letter)]);
+        let below = below.render(width);
+        let below = below.lines().last().unwrap_or_default();
+        interleaved.push_str(&format!("{line}\n{below}\n"));
+    }
+    interleaved
+}
+
+fn row(letter: &Kept) -> [String; 8] {
+    let or_dash = |text: Option<&str>| {
+        text.filter(|text| !text.is_empty())
+            .unwrap_or("-")
+            .to_owned()
+    };
+    [
+        letter.id.to_string(),
+        seconds(&letter.at),
+        or_dash(letter.route.as_deref()),
+        letter.stage.clone(),
+        letter.code.clone(),
+        or_dash(letter.field.as_deref()),
+        or_dash(letter.offset.map(|offset| offset.to_string()).as_deref()),
+        message(letter),
+    ]
+}
+
+fn message(letter: &Kept) -> String {
+    if letter.state == "dead" {
+        letter.message.clone()
+    } else {
+        format!("(to be sent again) {}", letter.message)
+    }
 }
 
 /// An RFC 3339 time without the fraction of its second.
@@ -370,9 +402,42 @@ fn follow(dir: &DataDir, db: &Connection, selected: u64) -> Result<ExitCode, Fai
 mod tests {
     use super::*;
 
+    fn letter() -> Kept {
+        Kept {
+            id: 7,
+            at: "2026-01-31T23:59:59.123Z".into(),
+            route: None,
+            stage: "validation".into(),
+            code: "missing_field".into(),
+            field: Some("source".into()),
+            message: "`source` must be given\u{1b}[2J".into(),
+            offset: None,
+            format: "json".into(),
+            body: b"{\"id\":\"\x1b[2J\xff\"}".to_vec(),
+            request_id: None,
+            redrives: 0,
+            state: "dead".into(),
+        }
+    }
+
     #[test]
-    fn times_in_the_table_end_with_the_second() {
-        assert_eq!(seconds("2026-01-31T23:59:59.123Z"), "2026-01-31T23:59:59Z");
-        assert_eq!(seconds("2026-01-31T23:59:59Z"), "2026-01-31T23:59:59Z");
+    fn narrow_terminal_still_shows_the_message() {
+        let wide = table(&[letter()], None);
+        assert!(
+            wide.ends_with("source       -  `source` must be given\\u{1b}[2J\n"),
+            "{wide}"
+        );
+        let narrow = table(&[letter()], Some(80));
+        let lines: Vec<_> = narrow.lines().collect();
+        assert_eq!(lines.len(), 3, "{narrow}");
+        assert!(lines[1].contains("2026-01-31T23:59:59Z") && lines[1].ends_with("source       -"));
+        assert_eq!(lines[2], "     `source` must be given\\u{1b}[2J");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_go_raw_into_a_file_and_escaped_to_a_terminal() {
+        assert_eq!(event_text(&letter(), false), letter().body);
+        let shown = String::from_utf8(event_text(&letter(), true)).unwrap();
+        assert_eq!(shown, r#"{\"id\":\"\x1b[2J\xff\"}"#);
     }
 }
