@@ -25,7 +25,7 @@ use crate::clock;
 use crate::config::OnInvalid;
 use crate::control::{Control, DeadLetter, Stage};
 use crate::journal::{AppendError, Durability, EncodedBatch, Journal, Position};
-use crate::observe::{DoorBooks, Metrics, OverloadLog};
+use crate::observe::{DoorBooks, Metrics, OverloadLog, dead_letters};
 use crate::validators::EventValidator;
 
 /// How a body is written.
@@ -261,13 +261,18 @@ impl Intake {
         let decoded = catch_unwind(AssertUnwindSafe(|| {
             self.decode(&body, format, admission.identity.as_deref(), ids)
         }))
-        .map_err(|_| Refusal::Internal)?;
+        .map_err(|_| {
+            self.metrics.internal_errors.increment(1);
+            tracing::error!(request_id, "a validator or a decoder panicked");
+            Refusal::Internal
+        })?;
         let Decoded {
             encoded,
             events,
             earliest,
             latest,
             rejected,
+            foreign,
         } = decoded?;
         let decoded_at = Instant::now();
         span.record("decode_time", display(seconds(decoded_at - started)));
@@ -275,12 +280,15 @@ impl Intake {
         self.books.refused.add(rejected.len() as u64);
         let rejected = self.refuse(rejected, &admission, format, request_id).await;
         if events == 0 {
-            return Err(match rejected.is_empty() {
-                true => Refusal::BadRequest {
+            return Err(match rejected.len() {
+                0 => Refusal::BadRequest {
                     code: "empty_batch",
                     message: "there is no event in the body".into(),
                 },
-                false => Refusal::AllInvalid(rejected),
+                all if all == foreign => {
+                    Refusal::Forbidden("this API key may not send for this source")
+                }
+                _ => Refusal::AllInvalid(rejected),
             });
         }
         if admission.shed {
@@ -342,12 +350,15 @@ impl Intake {
             earliest: Timestamp::from_unix_nanos(i64::MAX),
             latest: Timestamp::from_unix_nanos(i64::MIN),
             rejected: Vec::new(),
+            foreign: 0,
         };
         let mut index = 0;
         let visit = |raw: &'b [u8], event: Result<Event<'b>, EventError>| {
             let checked = event.and_then(|mut event| {
                 event.received_at = now;
-                self.validate(&event, index, now, identity).map(|()| event)
+                let checked = self.validate(&event, index, now, identity);
+                decoded.foreign += usize::from(checked.is_err() && is_foreign(&event, identity));
+                checked.map(|()| event)
             });
             match checked {
                 Ok(event) => {
@@ -384,8 +395,8 @@ impl Intake {
         self.rules
             .check(event, now)
             .map_err(|error| error.at(index))?;
-        if let Some(source) = identity.and_then(|identity| identity.source.as_deref())
-            && event.source.as_text() != source
+        if is_foreign(event, identity)
+            && let Some(source) = identity.and_then(|identity| identity.source.as_deref())
         {
             return Err(EventError {
                 index,
@@ -426,7 +437,11 @@ impl Intake {
                 })
                 .collect();
             if let Err(error) = self.control.keep(letters).await {
-                tracing::warn!(%error, count = rejected.len(), "refused events could not be kept as dead letters");
+                self.overload.letters_lost(&error);
+            } else {
+                for (error, _) in &rejected {
+                    dead_letters("", Stage::Validation.as_str(), error.code.as_str(), 1);
+                }
             }
         }
         rejected.into_iter().map(|(error, _)| error).collect()
@@ -462,12 +477,20 @@ pub const MEMORY_SPENT: Refusal = Refusal::Overloaded {
 /// Why an event was refused, and the client's own bytes of it.
 type Rejected<'b> = (EventError, &'b [u8]);
 
+/// True if the key may not send for the event's source.
+fn is_foreign(event: &Event<'_>, identity: Option<&Identity>) -> bool {
+    let source = identity.and_then(|identity| identity.source.as_deref());
+    source.is_some_and(|source| event.source.as_text() != source)
+}
+
 struct Decoded<'b> {
     encoded: Vec<u8>,
     events: u32,
     earliest: Timestamp,
     latest: Timestamp,
     rejected: Vec<Rejected<'b>>,
+    /// How many of them are of a source that the key may not send for.
+    foreign: usize,
 }
 
 fn seconds(duration: Duration) -> f64 {

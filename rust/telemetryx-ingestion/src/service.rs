@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use telemetryx_common::{DecodeLimits, FieldSet, ValidationRules};
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{AdminGate, KeyRing, MemoryBudget, OverflowGate, RateLimiter};
@@ -250,7 +250,9 @@ impl Service {
         for unused in embedded.unused_cursors(&names) {
             tracing::warn!(
                 route = unused,
-                "the journal has a position of a route that is not in the config"
+                files = %config.data_dir.join("journal/cursors").join(unused.as_str()).display(),
+                "a route that is not in the config holds back the journal's retention: \
+                 add it again, or stop the service and delete its cursor files (.a and .b)"
             );
         }
 
@@ -328,12 +330,6 @@ impl Service {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// The runtime that waits for signals.
-    #[must_use]
-    pub fn handle(&self) -> &Handle {
-        self.door.handle()
     }
 
     /// Stops accepting, answers what is under way, lets the routes run dry, closes the journal; all within

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::WRONG;
 use crate::config::{self, Config};
 use crate::observe;
-use crate::service::{Service, StartError};
+use crate::service::{self, Service};
 
 /// Exit code when a second signal ends the drain.
 const HURRIED: u8 = 130;
@@ -17,7 +18,20 @@ const HURRIED: u8 = 130;
 #[must_use]
 pub fn run(path: Option<PathBuf>) -> ExitCode {
     observe::init_logs();
-    let config = match Config::load(path.as_deref(), config::environment()) {
+    // Before anything else: a signal that comes during the start is not lost.
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => {
+            eprintln!("telemetryx: cannot wait for signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let loaded = Config::load_with_plugins(
+        path.as_deref(),
+        config::environment(),
+        service::check_plugins,
+    );
+    let config = match loaded {
         Ok(config) => config,
         Err(errors) => {
             eprintln!("{errors}");
@@ -29,19 +43,12 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
         Ok(service) => service,
         Err(error) => {
             eprintln!("telemetryx: {error}");
-            return ExitCode::from(if matches!(error, StartError::Plugins(_)) { WRONG } else { 1 });
+            return ExitCode::FAILURE;
         }
     };
-    let signals = service.handle().block_on(async {
-        Some((signal(SignalKind::interrupt()).ok()?, signal(SignalKind::terminate()).ok()?))
-    });
-    let Some((mut interrupt, mut terminate)) = signals else {
-        eprintln!("telemetryx: cannot wait for signals");
-        return ExitCode::FAILURE;
-    };
-    service.handle().block_on(either(&mut interrupt, &mut terminate));
-    service.handle().spawn(async move {
-        either(&mut interrupt, &mut terminate).await;
+    signals.wait();
+    std::thread::spawn(move || {
+        signals.wait();
         tracing::warn!("second signal: ending at once; nothing acknowledged is lost");
         std::process::exit(HURRIED.into());
     });
@@ -49,10 +56,35 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+/// SIGINT and SIGTERM, on a runtime of their own: heard however busy the service is.
+struct Signals {
+    runtime: Runtime,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let entered = runtime.enter();
+        let interrupt = signal(SignalKind::interrupt())?;
+        let terminate = signal(SignalKind::terminate())?;
+        drop(entered);
+        Ok(Self {
+            runtime,
+            interrupt,
+            terminate,
+        })
+    }
+
+    /// Waits for the next one.
+    fn wait(&mut self) {
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = self.interrupt.recv() => {}
+                _ = self.terminate.recv() => {}
+            }
+        });
     }
 }
 

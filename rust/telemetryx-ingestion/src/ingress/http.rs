@@ -220,8 +220,10 @@ impl HttpService {
                 limit: format!("{ADMIN_BODY_MAX} bytes"),
             })?
             .to_bytes();
-        query::admin::answer(&self.query, &method, path, &parameters, &body)
-            .map(|value| answer::value(StatusCode::OK, &value))
+        tokio::task::block_in_place(|| {
+            query::admin::answer(&self.query, &method, path, &parameters, &body)
+        })
+        .map(|value| answer::value(StatusCode::OK, &value))
     }
 }
 

@@ -17,6 +17,7 @@ pub struct OverloadLog {
     queue_saturated: Repeated,
     load_shedding: Repeated,
     buffer_full: Repeated,
+    letters_lost: Repeated,
 }
 
 impl OverloadLog {
@@ -60,6 +61,13 @@ impl OverloadLog {
                 count,
                 "memory budget spent: rejecting"
             );
+        }
+    }
+
+    /// Refused events could not be kept as dead letters; their clients have been told what is wrong with them.
+    pub fn letters_lost(&self, error: &dyn std::fmt::Display) {
+        if let Some(count) = self.letters_lost.tick() {
+            tracing::warn!(%error, count, "refused events could not be kept as dead letters");
         }
     }
 }
