@@ -28,6 +28,8 @@ pub(crate) struct CursorModel {
     /// For cursors whose slots were damaged: everything that was ever committed.
     pub(crate) history: Vec<(u64, Vec<u8>)>,
     pub(crate) damaged: bool,
+    /// Where the journal began when the cursor was opened: a creation that failed half way holds nothing.
+    pub(crate) start: u64,
 }
 
 /// What a full read returned.
@@ -123,6 +125,15 @@ impl Model {
                     "acknowledged record {id} at {first} is missing in silence"
                 ),
             }
+        }
+        for (name, cursor) in self.cursors.iter().filter(|(_, cursor)| !cursor.damaged) {
+            let tried = cursor.attempted.iter().map(|(position, _)| *position).max();
+            let passed = cursor.committed.0.max(tried.unwrap_or(0)).max(cursor.start);
+            assert!(
+                contents.start <= passed,
+                "retention removed up to {}, cursor {name} needs {passed}",
+                contents.start
+            );
         }
         if !gaps.is_empty() {
             let status = journal.status();

@@ -310,6 +310,7 @@ impl Schedule {
                         committed: found.clone(),
                         ..CursorModel::default()
                     });
+                model.start = self.journal.as_ref().expect("open").journal.start().get();
                 if model.history.is_empty() {
                     model.committed = found.clone();
                     model.history.push(found.clone());
@@ -347,6 +348,7 @@ impl Schedule {
 
     fn commit_cursor(&mut self) {
         let end = self.journal().journal.durable_end().get();
+        let start = self.journal().journal.start().get();
         if self.cursors.is_empty() {
             return;
         }
@@ -357,7 +359,7 @@ impl Schedule {
         let cursor = &mut self.cursors[which];
         let now = cursor.position().get();
         let (to, result) = if self.random.percent(10) {
-            let to = self.random.below(end + 1);
+            let to = start + self.random.below(end - start + 1);
             (to, cursor.reset(Offset::new(to), &state))
         } else {
             let to = now + self.random.below(end - now + 1);
