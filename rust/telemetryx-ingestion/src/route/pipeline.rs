@@ -1,11 +1,12 @@
 //! Filter and processors: what they leave of a batch, and what they refuse.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
 use super::{EventBatch, Origin, RouteFilter};
+use crate::clock;
 use crate::observe::PluginMetrics;
 use crate::plugin::PluginError;
 use crate::processors::{EventProcessor, ProcessingError};
@@ -38,6 +39,11 @@ impl Pipeline {
     /// The words of a processor that cannot work now. The route must then go back to its
     /// last commit: some processors have seen the batch, others have not.
     pub(super) async fn process(&self, batch: &mut EventBatch<'_>) -> Result<Vec<Refused>, String> {
+        if batch.is_empty() {
+            for step in &self.steps {
+                step.processor.idle(batch.now());
+            }
+        }
         if !self.filter.is_open() {
             batch.retain(|_, event| self.filter.wants(event));
         }
@@ -82,7 +88,7 @@ impl Pipeline {
         let steps = self
             .steps
             .iter()
-            .filter(|step| step.processor.save().is_none())
+            .filter(|step| !step.processor.keeps_state())
             .cloned()
             .collect();
         Self {
@@ -91,9 +97,25 @@ impl Pipeline {
         }
     }
 
-    /// True if a processor has something to emit without a new event.
+    /// True if a processor wants to be called without a new event.
     pub(super) fn has_output(&self) -> bool {
-        self.steps.iter().any(|step| step.processor.has_output())
+        self.output_in().is_some_and(|due| due.is_zero())
+    }
+
+    /// How long until a processor wants to be called without a new event.
+    pub(super) fn output_in(&self) -> Option<Duration> {
+        let due = self
+            .steps
+            .iter()
+            .filter_map(|step| step.processor.output_due())
+            .min()?;
+        let nanos = due.unix_nanos().saturating_sub(clock::now().unix_nanos());
+        Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
+    }
+
+    /// True if a processor wants its state to be saved soon.
+    pub(super) fn wants_save(&self) -> bool {
+        self.steps.iter().any(|step| step.processor.wants_save())
     }
 
     /// What must survive a restart.

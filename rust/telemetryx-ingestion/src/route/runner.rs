@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::RouteFilter;
 use super::books::{Books, RouteHandle};
 use super::breaker::Breaker;
-use super::delivering::{Delivered, Deliverer};
+use super::delivering::{Delivered, Deliverer, Stopped};
 use super::pipeline::{Pipeline, Refused, Step};
 use super::redrive::{self, Redriven};
 use super::replay::Replayer;
@@ -271,7 +271,7 @@ impl Route {
         loop {
             let idle = !subscription.has_more() && !self.pipeline.has_output();
             let position = self.handle.status().position;
-            if commit.is_due(position, idle) {
+            if commit.is_due(position, idle) || self.pipeline.wants_save() {
                 self.commit(&mut *subscription, &mut commit).await?;
                 continue;
             }
@@ -279,12 +279,18 @@ impl Route {
                 break;
             }
             if self.pipeline.has_output() && !subscription.has_more() {
-                self.handle_batch(Delivery::at(subscription.position()))
-                    .await?;
+                let nothing = Delivery::at(subscription.position());
+                if self.handle_batch(nothing).await?.is_given_back() {
+                    return Ok(());
+                }
                 commit.touch();
                 continue;
             }
-            let due = commit.due_in(position).min(self.redrive_in());
+            let output_in = self.pipeline.output_in().unwrap_or(NEVER);
+            let due = commit
+                .due_in(position)
+                .min(self.redrive_in())
+                .min(output_in);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -294,7 +300,11 @@ impl Route {
                     }
                 }
                 () = drain.cancelled(), if idle => {}
-                delivery = subscription.next(self.limit) => self.handle_batch(delivery?).await?,
+                delivery = subscription.next(self.limit) => {
+                    if self.handle_batch(delivery?).await?.is_given_back() {
+                        return Ok(());
+                    }
+                }
                 () = tokio::time::sleep(due) => {
                     if self.redrive_in().is_zero() {
                         self.redrive(&mut commit).await?;
@@ -326,7 +336,7 @@ impl Route {
     }
 
     /// Takes one delivery through the pipeline and to the sink, and settles it.
-    async fn handle_batch(&mut self, delivery: Delivery) -> Result<(), RouteError> {
+    async fn handle_batch(&mut self, delivery: Delivery) -> Result<Handled, RouteError> {
         let under_way = UnderWay::new(Arc::clone(&self.metrics));
         let mut unreadable = Vec::new();
         let mut batch = delivery.decode(clock::now(), |offset, message| {
@@ -359,7 +369,7 @@ impl Route {
         }) = self.deliverer.deliver(&mut batch).await
         else {
             under_way.give_back();
-            return Ok(());
+            return Ok(Handled::GivenBack);
         };
         let processing = unreadable.len() + refused.len();
         let books = Books {
@@ -369,28 +379,28 @@ impl Route {
             filtered: delivery.events() - processing as u64 - wanted,
         };
         unreadable.extend(refused);
-        if let Err(stopped) = self.bury(&delivery, unreadable, Stage::Processing).await {
-            under_way.give_back();
-            return stopped;
-        }
-        if let Err(stopped) = self.bury(&delivery, rejected, Stage::Delivery).await {
-            under_way.give_back();
-            return stopped;
+        for (letters, stage) in [(unreadable, Stage::Processing), (rejected, Stage::Delivery)] {
+            if self.bury(&delivery, letters, stage).await.is_err() {
+                under_way.give_back();
+                return Ok(Handled::GivenBack);
+            }
         }
         self.handle.metrics().delivered.increment(delivered);
         self.handle.metrics().processed.increment(delivered);
         under_way.settle(&self.handle, delivery.id(), books);
-        Ok(())
+        Ok(Handled::Settled)
     }
 
     /// Keeps refused events as dead letters; tries until they are on disk, since nothing else holds them then.
-    /// `Err(Ok(()))` if the route is to stop before that.
+    ///
+    /// # Errors
+    /// [`Stopped`] if the route is to stop before that.
     async fn bury(
         &self,
         delivery: &Delivery,
         refused: Vec<Refused>,
         stage: Stage,
-    ) -> Result<(), Result<(), RouteError>> {
+    ) -> Result<(), Stopped> {
         if refused.is_empty() {
             return Ok(());
         }
@@ -423,7 +433,7 @@ impl Route {
             }
             tokio::select! {
                 () = tokio::time::sleep(PAUSE) => {}
-                () = self.deliverer.stop.cancelled() => return Err(Ok(())),
+                () = self.deliverer.stop.cancelled() => return Err(Stopped),
             }
         }
     }
@@ -482,6 +492,21 @@ impl Route {
         }
         pace.committed(status.position, started.elapsed());
         Ok(())
+    }
+}
+
+/// What became of a batch that did not fail.
+enum Handled {
+    /// Every event of it is accounted for.
+    Settled,
+    /// The route is to stop, and the batch is not settled. Processors and sink may have counted it all the same, so
+    /// there must be no commit any more: the next start goes on from the last one.
+    GivenBack,
+}
+
+impl Handled {
+    fn is_given_back(&self) -> bool {
+        matches!(self, Self::GivenBack)
     }
 }
 
