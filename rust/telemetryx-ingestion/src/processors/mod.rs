@@ -4,6 +4,7 @@
 //! | file | plug-in |
 //! | --- | --- |
 //! | `enrich.rs` | `Enrich`: static attributes, received time |
+//! | `json_object.rs` | no plug-in: the members of a payload as text |
 //! | `normalize_timestamp.rs` | `NormalizeTimestamp`: precision and bounds of `ts` |
 //! | `schema_migration.rs` | `SchemaMigration`: lifts old payloads version by version |
 //! | `stats.rs` | `Stats`: counts what passes, for `/stats` |
@@ -11,17 +12,19 @@
 
 use async_trait::async_trait;
 use serde_json::Value;
+use telemetryx_common::Timestamp;
 
 use crate::config::PluginConfig;
 use crate::counters::Counters;
 use crate::plugin::PluginError;
 use crate::route::EventBatch;
 
-//mod enrich;
-//mod normalize_timestamp;
-//mod schema_migration;
-//mod stats;
-//mod window;
+mod enrich;
+mod json_object;
+mod normalize_timestamp;
+mod schema_migration;
+mod stats;
+mod window;
 
 /// Why a processor could not handle a batch.
 #[derive(Debug, thiserror::Error)]
@@ -46,14 +49,26 @@ pub enum ProcessingError {
 ///
 /// A batch may be handed in more than once (after an error, or again after a crash, from the last saved state): what it
 /// does must depend on nothing but the batch, its settings and its saved state.
+///
+/// A call of [`process_event`](Self::process_event) or [`save`](Self::save) means that the batch before was settled: the
+/// sink has what was left of it and what was added to it. If it was not, [`restore`](Self::restore) comes first.
 #[async_trait]
 pub trait EventProcessor: Send + Sync {
     /// Handles one batch, in the order of the journal.
     ///
     /// # Errors
-    /// [`ProcessingError`]; its variants say what becomes of the batch. After an error the batch and the processor's
-    /// state must be as before the call.
+    /// [`ProcessingError`]; its variants say what becomes of the batch. After an error the processor's state must be as
+    /// before the call, and so must the batch, unless handling an event twice is the same as handling it once.
     async fn process_event(&self, batch: &mut EventBatch<'_>) -> Result<(), ProcessingError>;
+
+    /// The route has read everything there is, and it is `now`: what waits for an event that may never come need not
+    /// wait any longer. Called right before [`process_event`](Self::process_event) with a batch that is empty.
+    fn idle(&self, _now: Timestamp) {}
+
+    /// True if the processor keeps state, and so must see each event once: replays and dead letters sent again pass it by.
+    fn keeps_state(&self) -> bool {
+        self.save().is_some()
+    }
 
     /// What must survive a restart, saved in the same step as the route's cursor. `None`: the processor keeps nothing.
     fn save(&self) -> Option<Value> {
@@ -72,9 +87,15 @@ pub trait EventProcessor: Send + Sync {
     /// The last saved state is on disk: what it promised to emit may now be emitted.
     fn saved(&self) {}
 
-    /// True if the processor has something to emit without waiting for another event.
-    fn has_output(&self) -> bool {
+    /// True if so much waits for the next save that it should come soon.
+    fn wants_save(&self) -> bool {
         false
+    }
+
+    /// When the processor wants to be called though no event has come. A time that has passed: now. `None`: it waits for
+    /// events.
+    fn output_due(&self) -> Option<Timestamp> {
+        None
     }
 
     /// The counters it keeps, if it is one that answers `/stats`.
@@ -109,4 +130,40 @@ pub fn build(config: &PluginConfig) -> Result<Box<dyn EventProcessor>, PluginErr
         });
     };
     (factory.constructor)(config.parameters())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::{EventProcessor, ProcessingError, build};
+    use crate::config::PluginConfig;
+    use crate::route::EventBatch;
+
+    fn config(name: &str, settings: &str) -> PluginConfig {
+        PluginConfig {
+            name: name.to_owned(),
+            rest: toml::from_str(settings).unwrap(),
+        }
+    }
+
+    pub(super) fn processor(name: &str, settings: &str) -> Box<dyn EventProcessor> {
+        build(&config(name, settings)).unwrap()
+    }
+
+    /// The plug-in refuses these settings, and says `why`.
+    pub(super) fn refuses(name: &str, settings: &str, why: &str) {
+        let Err(error) = build(&config(name, settings)) else {
+            panic!("{name} takes {settings}")
+        };
+        assert!(error.to_string().contains(why), "{settings}: {error}");
+    }
+
+    pub(super) fn run(
+        processor: &dyn EventProcessor,
+        batch: &mut EventBatch<'_>,
+    ) -> Result<(), ProcessingError> {
+        let done = processor.process_event(batch).now_or_never();
+        done.expect("our processors never wait")
+    }
 }
