@@ -4,6 +4,7 @@
 //!
 //! | file | plug-in |
 //! | --- | --- |
+//! | `allow_deny.rs` | no plug-in: the lists that two of them take |
 //! | `event_type.rs` | `EventType`: allow and deny lists of types |
 //! | `payload_size.rs` | `PayloadSize`: a limit in bytes |
 //! | `required_fields.rs` | `RequiredFields`: fields the client must give |
@@ -18,11 +19,12 @@ pub use telemetryx_common::EventError as EventValidationError;
 use crate::config::PluginConfig;
 use crate::plugin::PluginError;
 
-//mod event_type;
-//mod payload_size;
-//mod required_fields;
-//mod schema_version;
-//mod source_id;
+mod allow_deny;
+mod event_type;
+mod payload_size;
+mod required_fields;
+mod schema_version;
+mod source_id;
 
 /// Says whether one event may enter.
 pub trait EventValidator: Send + Sync {
@@ -59,4 +61,29 @@ pub fn build(config: &PluginConfig) -> Result<Box<dyn EventValidator>, PluginErr
         });
     };
     (factory.constructor)(config.parameters())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EventValidator, build};
+    use crate::config::PluginConfig;
+
+    fn config(name: &str, settings: &str) -> PluginConfig {
+        PluginConfig {
+            name: name.to_owned(),
+            rest: toml::from_str(settings).unwrap(),
+        }
+    }
+
+    pub(super) fn validator(name: &str, settings: &str) -> Box<dyn EventValidator> {
+        build(&config(name, settings)).unwrap()
+    }
+
+    /// The plug-in refuses these settings, and says `why`.
+    pub(super) fn refuses(name: &str, settings: &str, why: &str) {
+        let Err(error) = build(&config(name, settings)) else {
+            panic!("{name} takes {settings}")
+        };
+        assert!(error.to_string().contains(why), "{settings}: {error}");
+    }
 }
