@@ -55,7 +55,8 @@ impl Format {
 pub struct Admission {
     identity: Option<Arc<Identity>>,
     shed: bool,
-    keep_refused: bool,
+    /// An operator sends it again: it is in the books and in the dead letters.
+    is_again: bool,
 }
 
 /// The events of one request, as bytes.
@@ -195,17 +196,16 @@ impl Intake {
                 Refusal::RateLimited(spent.retry_after)
             })?;
         }
-        let keep_refused = self.on_invalid == OnInvalid::Keep;
         match self.overflow.decide() {
             Verdict::Accept => Ok(Admission {
                 identity,
                 shed: false,
-                keep_refused,
+                is_again: false,
             }),
             Verdict::Shed => Ok(Admission {
                 identity,
                 shed: true,
-                keep_refused,
+                is_again: false,
             }),
             Verdict::Reject => {
                 self.books.overloaded.add(1);
@@ -226,7 +226,7 @@ impl Intake {
         let admission = Admission {
             identity: None,
             shed: false,
-            keep_refused: false,
+            is_again: true,
         };
         self.accept(admission, submission).await
     }
@@ -277,7 +277,6 @@ impl Intake {
         let decoded_at = Instant::now();
         span.record("decode_time", display(seconds(decoded_at - started)));
 
-        self.books.refused.add(rejected.len() as u64);
         let rejected = self.refuse(rejected, &admission, format, request_id).await;
         if events == 0 {
             return Err(match rejected.len() {
@@ -418,10 +417,10 @@ impl Intake {
         format: Format,
         request_id: &str,
     ) -> Vec<EventError> {
-        if rejected.is_empty() {
-            return Vec::new();
+        if !admission.is_again {
+            self.books.refused.add(rejected.len() as u64);
         }
-        if admission.keep_refused {
+        if self.on_invalid == OnInvalid::Keep && !admission.is_again && !rejected.is_empty() {
             let letters = rejected
                 .iter()
                 .map(|(error, raw)| DeadLetter {

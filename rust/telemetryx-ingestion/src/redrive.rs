@@ -2,28 +2,41 @@
 //! those without one are derived from the letter, so that a crash in between stores the event once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use telemetryx_common::EventError;
+use telemetryx_common::{EventError, wire};
 
 use crate::control::Kept;
-use crate::intake::{Format, Intake, Refusal, Submission};
+use crate::intake::{Format, Intake, MEMORY_SPENT, Refusal, Submission};
 
 /// Letters taken at a time.
 const AT_ONCE: u32 = 200;
+/// The pause after they could not be sent for now.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// Serves the redrives of the door, as long as the service runs.
 pub async fn run(intake: Arc<Intake>) {
     let mut changes = intake.control.changes();
     changes.mark_changed();
     while changes.changed().await.is_ok() {
-        if let Err(error) = serve(&intake).await {
-            tracing::warn!(%error, "refused events cannot be sent again now");
+        loop {
+            match serve(&intake).await {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "refused events cannot be sent again now");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
         }
     }
 }
 
-async fn serve(intake: &Intake) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    for letter in intake.control.letters_to_redrive(None, AT_ONCE)? {
+/// Sends some of the letters that wait; how many.
+async fn serve(intake: &Intake) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
+    let letters = intake.control.letters_to_redrive(None, AT_ONCE)?;
+    let count = letters.len();
+    for letter in letters {
         match send(intake, &letter).await {
             Ok(()) => intake.control.settle(vec![letter.id]).await?,
             Err(Refusal::AllInvalid(errors)) => {
@@ -47,24 +60,21 @@ async fn serve(intake: &Intake) -> Result<(), Box<dyn std::error::Error + Send +
             Err(refusal) => return Err(refusal.into()),
         }
     }
-    Ok(())
+    Ok(count)
 }
 
 async fn send(intake: &Intake, letter: &Kept) -> Result<(), Refusal> {
     let key = format!("dead-letter {:x} {}", intake.journal.identity(), letter.id);
+    let (format, body) = match letter.format.as_str() {
+        "protobuf" => (Format::Protobuf, wire::batch_of(&letter.body)),
+        _ => (Format::Json, letter.body.clone()),
+    };
     let submission = Submission {
-        body: letter.body.clone().into(),
-        format: if letter.format == "protobuf" {
-            Format::Protobuf
-        } else {
-            Format::Json
-        },
+        format,
         request_id: letter.request_id.as_deref().unwrap_or("redrive"),
         idempotency_key: Some(&key),
-        permit: intake
-            .memory
-            .take(letter.body.len())
-            .ok_or(crate::intake::MEMORY_SPENT)?,
+        permit: intake.memory.take(body.len()).ok_or(MEMORY_SPENT)?,
+        body: body.into(),
     };
     intake.accept_again(submission).await.map(drop)
 }

@@ -153,7 +153,7 @@ fn variables_reach_into_lists_by_index_and_by_name() {
     ])
     .unwrap();
     assert_eq!(config.routes[1].batch.max_events, 7);
-    assert_eq!(config.routes[0].batch.flush_interval, Duration::millis(10));
+    assert_eq!(config.routes[0].batch.flush_interval, Some(Duration::millis(10)));
     assert_eq!(config.auth.keys[0].sha256.as_bytes()[0], 0xab);
     assert_eq!(
         config.validation.required,
@@ -207,7 +207,7 @@ fn the_names_of_earlier_services_work_with_and_without_prefix() {
         assert_eq!(config.processing.queue_max_depth, 50);
         for route in &config.routes {
             assert_eq!(route.batch.max_events, 25);
-            assert_eq!(route.batch.flush_interval, Duration::millis(150));
+            assert_eq!(route.batch.flush_interval, Some(Duration::millis(150)));
         }
     }
     assert_eq!(

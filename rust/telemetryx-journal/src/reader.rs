@@ -7,6 +7,7 @@ use crate::error::ReadError;
 use crate::format::SEGMENT_HEADER;
 use crate::offset::Offset;
 use crate::record::{Chunk, Entry, GapReason, StoredRecord};
+use crate::recovery::Surveyed;
 use crate::scan::{Found, Scanner, Step};
 use crate::segments::{Mark, OpenFile, Segment, Segments};
 use crate::shared::{DamageBook, Shared};
@@ -34,8 +35,7 @@ pub(crate) struct Still {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) segments: Segments,
     pub(crate) damage: DamageBook,
-    pub(crate) start: Offset,
-    pub(crate) end: Offset,
+    pub(crate) found: Surveyed,
 }
 
 /// The segment being read.
@@ -76,14 +76,14 @@ impl Source {
     fn end(&self) -> Offset {
         match self {
             Source::Live(shared) => shared.end.get(),
-            Source::View(still) => still.end,
+            Source::View(still) => still.found.end,
         }
     }
 
     fn start(&self) -> Offset {
         match self {
             Source::Live(shared) => shared.start(),
-            Source::View(still) => still.start,
+            Source::View(still) => still.found.start,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::cursor::{self, CursorInfo};
 use crate::error::{OpenError, ReadError};
+use crate::format::SEGMENT_HEADER;
 use crate::offset::Offset;
 use crate::reader::{Reader, Source, Still};
 use crate::record::Entry;
@@ -76,28 +77,42 @@ impl JournalView {
     pub fn open_with(storage: Arc<dyn Storage>) -> Result<JournalView, OpenError> {
         let segments = Segments::default();
         let damage = DamageBook::default();
-        let (start, end) = recovery::survey(&*storage, &segments, &damage)?;
+        let found = recovery::survey(&*storage, &segments, &damage)?;
         Ok(JournalView {
             still: Arc::new(Still {
                 storage,
                 segments,
                 damage,
-                start,
-                end,
+                found,
             }),
+        })
+    }
+
+    /// The journal's name, [`Journal::id`](crate::Journal::id); `None` if no segment says it.
+    #[must_use]
+    pub fn id(&self) -> Option<u128> {
+        self.still.found.journal
+    }
+
+    /// Bytes of records from the journal's beginning to its end, also of those that retention has removed.
+    #[must_use]
+    pub fn end_bytes(&self) -> u64 {
+        let last = self.still.segments.last();
+        last.map_or(0, |last| {
+            last.base_bytes + last.extent().1.saturating_sub(SEGMENT_HEADER as u64)
         })
     }
 
     /// The oldest offset there is.
     #[must_use]
     pub fn start(&self) -> Offset {
-        self.still.start
+        self.still.found.start
     }
 
     /// Where the journal ends.
     #[must_use]
     pub fn end(&self) -> Offset {
-        self.still.end
+        self.still.found.end
     }
 
     /// The segments, oldest first.

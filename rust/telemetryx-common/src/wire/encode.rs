@@ -47,6 +47,14 @@ pub fn encode_event(event: &Event<'_>, id: &str, out: &mut Vec<u8>) {
     put_time(RECEIVED, event.received_at.unix_nanos(), out);
 }
 
+/// An `EventBatch` of one event, from the bytes of that event's own message.
+#[must_use]
+pub fn batch_of(event: &[u8]) -> Vec<u8> {
+    let mut batch = Vec::with_capacity(event.len() + 11);
+    put_bytes(BATCH_EVENT, event, &mut batch);
+    batch
+}
+
 #[inline]
 fn partition_key<'a>(event: &'a Event<'_>) -> &'a str {
     event.partition_key.as_deref().unwrap_or_default()

@@ -18,7 +18,6 @@ use super::operator::{DataDir, DataDirArgs, Failure, end};
 
 mod cat;
 mod inspect;
-mod raw;
 mod verify;
 
 /// Look into a data directory's journal: what it holds, whether it is whole, its events

@@ -26,4 +26,4 @@ mod runner;
 pub use batch::{EventBatch, Origin};
 pub use books::{Books, RouteHandle, RouteStatus, SinkHealth};
 pub use filter::RouteFilter;
-pub use runner::{Route, RouteError, RouteSettings};
+pub use runner::{Route, RouteError, RouteSettings, saved_books};

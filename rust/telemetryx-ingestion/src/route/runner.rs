@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +88,14 @@ struct Saved {
     redriven: Vec<i64>,
 }
 
+/// The books in what a route saved with its cursor; `None` before its first commit.
+#[must_use]
+pub fn saved_books(state: &[u8]) -> Option<Books> {
+    serde_json::from_slice::<Saved>(state)
+        .ok()
+        .map(|saved| saved.books)
+}
+
 /// One route.
 pub struct Route {
     pub(super) journal: Arc<dyn Journal>,
@@ -99,8 +108,8 @@ pub struct Route {
     pub(super) redriven: Vec<i64>,
     /// When to look at the letters again that could not be sent.
     redrive_at: Option<Instant>,
-    /// The subscription for the first run.
-    opened: Option<Result<Box<dyn Subscription>, RouteError>>,
+    /// The subscription for the first run. (A lock only because the route is shared between awaits.)
+    opened: Mutex<Option<Result<Box<dyn Subscription>, RouteError>>>,
 }
 
 impl Route {
@@ -145,9 +154,9 @@ impl Route {
             handle,
             redriven: Vec::new(),
             redrive_at: None,
-            opened: None,
+            opened: Mutex::new(None),
         };
-        this.opened = Some(this.open());
+        *this.opened.get_mut() = Some(this.open());
         this
     }
 
@@ -254,7 +263,7 @@ impl Route {
     }
 
     async fn run_from_last_commit(&mut self) -> Result<(), RouteError> {
-        let mut subscription = match self.opened.take() {
+        let mut subscription = match self.opened.get_mut().take() {
             Some(opened) => opened?,
             None => self.open()?,
         };

@@ -48,8 +48,10 @@ pub struct CursorInfo {
     pub name: String,
     /// Its position, or what is wrong with its files.
     pub position: Result<Offset, String>,
-    /// How many bytes of state it carries.
-    pub state_bytes: usize,
+    /// Bytes of records before its position, counted from the journal's beginning.
+    pub bytes: u64,
+    /// What was saved with the position.
+    pub state: Vec<u8>,
 }
 
 impl Cursor {
@@ -238,15 +240,16 @@ pub(crate) fn forget(shared: &Shared, name: &str) -> Result<(), CursorError> {
 pub(crate) fn list(storage: &dyn Storage) -> io::Result<Vec<CursorInfo>> {
     let mut all = Vec::new();
     for name in slot::names(storage)? {
-        let (position, state_bytes) = match slot::read(storage, &name, slot::From::Cache)? {
+        let (position, bytes, state) = match slot::read(storage, &name, slot::From::Cache)? {
             Found::Nothing => continue,
-            Found::Valid { slot, .. } => (Ok(slot.position), slot.state.len()),
-            Found::Damaged(files) => (Err(files), 0),
+            Found::Valid { slot, .. } => (Ok(slot.position), slot.bytes, slot.state),
+            Found::Damaged(files) => (Err(files), 0, Vec::new()),
         };
         all.push(CursorInfo {
             name,
             position,
-            state_bytes,
+            bytes,
+            state,
         });
     }
     Ok(all)

@@ -106,12 +106,20 @@ fn finish(shared: &Shared, report: &mut RecoveryReport, floor: Offset) {
     report.damage = shared.damage.snapshot().0;
 }
 
+/// What a look from outside finds.
+pub(crate) struct Surveyed {
+    /// The journal's name; `None` if no segment says it.
+    pub(crate) journal: Option<u128>,
+    pub(crate) start: Offset,
+    pub(crate) end: Offset,
+}
+
 /// The same for a view: reads, decides, changes nothing. Returns start and end.
 pub(crate) fn survey(
     storage: &dyn Storage,
     segments: &Segments,
     damage: &DamageBook,
-) -> Result<(Offset, Offset), OpenError> {
+) -> Result<Surveyed, OpenError> {
     let mut floor = Offset::ZERO;
     for cursor in crate::cursor::list(storage).map_err(OpenError::io("reading the cursors"))? {
         floor = floor.max(cursor.position.unwrap_or_default());
@@ -128,10 +136,15 @@ pub(crate) fn survey(
         }
         last.publish(tail.end, tail.length);
     }
+    let journal = found.journal;
     fill(storage, segments, damage, found.segments)?;
     let end = segments.last().map_or(floor, |last| last.extent().0);
     let start = segments.first().map_or(end, |first| first.base);
-    Ok((start, end))
+    Ok(Surveyed {
+        journal,
+        start,
+        end,
+    })
 }
 
 fn hole_damage(segment: &Segment, hole: &tail::Hole) -> Damage {

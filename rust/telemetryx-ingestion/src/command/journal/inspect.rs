@@ -8,8 +8,7 @@ use telemetryx_common::Timestamp;
 use telemetryx_journal::{CursorInfo, JournalView, SegmentInfo};
 
 use super::super::operator::{Align, DataDir, Failure, Table, print, terminal_width};
-use super::raw;
-use crate::route::Books;
+use crate::route::{self, Books};
 
 /// Everything that is shown, as text or JSON.
 struct Found {
@@ -32,7 +31,7 @@ struct RouteFound {
 struct Position {
     offset: u64,
     lag: u64,
-    bytes_behind: Option<u64>,
+    bytes_behind: u64,
     books: Option<Books>,
     state_bytes: usize,
 }
@@ -54,37 +53,24 @@ pub(super) fn run(dir: &DataDir, as_json: bool) -> Result<ExitCode, Failure> {
 }
 
 fn look(dir: &DataDir, view: &JournalView, cursors: Vec<CursorInfo>) -> Found {
-    let path = dir.journal_path();
     let segments = view.segments();
-    let headers: Vec<_> = segments
-        .iter()
-        .map(|segment| raw::segment(&path.join(&segment.name)))
-        .collect();
-    let end_bytes = segments
-        .last()
-        .zip(headers.last().copied().flatten())
-        .map(|(last, header)| header.base_bytes + raw::record_bytes(last.bytes));
     let routes = cursors
         .into_iter()
         .map(|cursor| {
-            let saved = raw::saved(&path.join("cursors"), &cursor.name);
             let position = cursor.position.map(|offset| {
                 // The routes of a running service go on while we look: a position may be newer than the end.
-                let offset = match &saved {
-                    Some(saved) => saved.position,
-                    None => offset.get(),
+                let lag = view.end().get().saturating_sub(offset.get());
+                // What follows the last event is the mark that the journal was closed.
+                let bytes_behind = match lag {
+                    0 => 0,
+                    _ => view.end_bytes().saturating_sub(cursor.bytes),
                 };
-                let lag = view.end().get().saturating_sub(offset);
                 Position {
-                    offset,
+                    offset: offset.get(),
                     lag,
-                    bytes_behind: end_bytes
-                        .zip(saved.as_ref())
-                        .map(|(end, saved)| end.saturating_sub(saved.bytes))
-                        // What follows the last event is the mark that the journal was closed.
-                        .map(|bytes| if lag == 0 { 0 } else { bytes }),
-                    books: saved.and_then(|saved| saved.books),
-                    state_bytes: cursor.state_bytes,
+                    bytes_behind,
+                    books: route::saved_books(&cursor.state),
+                    state_bytes: cursor.state.len(),
                 }
             });
             RouteFound {
@@ -94,9 +80,9 @@ fn look(dir: &DataDir, view: &JournalView, cursors: Vec<CursorInfo>) -> Found {
         })
         .collect();
     Found {
-        path: path.display().to_string(),
+        path: dir.journal_path().display().to_string(),
         service: dir.service(),
-        id: headers.iter().flatten().next().map(|header| header.journal),
+        id: view.id(),
         start: view.start().get(),
         end: view.end().get(),
         bytes: segments.iter().map(|segment| segment.bytes).sum(),
@@ -184,9 +170,7 @@ impl Found {
                         route.name.clone(),
                         position.offset.to_string(),
                         HumanCount(position.lag).to_string(),
-                        position
-                            .bytes_behind
-                            .map_or_else(unknown, |bytes| BinaryBytes(bytes).to_string()),
+                        BinaryBytes(position.bytes_behind).to_string(),
                         book(|books| books.delivered),
                         book(|books| books.filtered),
                         book(|books| books.dead),
