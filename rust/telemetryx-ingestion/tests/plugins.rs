@@ -1,5 +1,6 @@
 //! Plug-ins as a user meets them: every one of them is documented with all its settings, a name that is not known gets
 //! the nearest, and the example in `docs/plugins.md` is a file that compiles and does what it says.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 

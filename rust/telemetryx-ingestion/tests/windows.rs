@@ -2,6 +2,7 @@
 //! always with the same content, and with the numbers of a naive model.
 //!
 //! Each case is made from a seed; a failure prints it, and `WINDOW_SEED=… cargo test --test windows` runs it alone.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
