@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use ::http::HeaderMap;
-use ::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use ::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use tokio::sync::Semaphore;
 
 use super::decompress::{self, Encoding};
 use crate::admission::{MemoryBudget, MemoryPermit};
@@ -14,6 +15,10 @@ use crate::intake::{MEMORY_SPENT, Refusal};
 
 /// Memory taken at a time for a body whose length is not known.
 const STEP: usize = 64 << 10;
+/// Most bytes read and forgotten of a body that is not wanted.
+const DISCARDED_MAX: usize = 64 << 20;
+/// How many such bodies are read at a time, over all connections: each takes a buffer that no budget knows of.
+static DISCARDING: Semaphore = Semaphore::const_new(64);
 
 /// The limits of one body.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +32,7 @@ pub(super) struct BodyLimits {
 /// The body, unpacked, and the memory it takes.
 pub(super) async fn read(
     headers: &HeaderMap,
-    body: Incoming,
+    body: &mut Incoming,
     limits: BodyLimits,
     memory: &MemoryBudget,
 ) -> Result<(Bytes, MemoryPermit), Refusal> {
@@ -42,9 +47,31 @@ pub(super) async fn read(
     }
 }
 
+/// Reads on behind an answer that was given before the body was read, and forgets what comes: a connection closed with
+/// unread bytes is reset, and the reset overtakes the answer. Bounded in bytes and time; a client that waits to be told
+/// to send its body is not told.
+pub(super) fn discard(headers: &HeaderMap, mut body: Incoming, limits: BodyLimits) {
+    if body.is_end_stream() || headers.contains_key(EXPECT) {
+        return;
+    }
+    tokio::spawn(tokio::time::timeout(limits.time, async move {
+        let Ok(_turn) = DISCARDING.acquire().await else {
+            return;
+        };
+        let mut left = DISCARDED_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(length) {
+                Some(less) => left = less,
+                None => return,
+            }
+        }
+    }));
+}
+
 async fn collect(
     headers: &HeaderMap,
-    mut body: Incoming,
+    body: &mut Incoming,
     limit: usize,
     memory: &MemoryBudget,
 ) -> Result<(Bytes, MemoryPermit), Refusal> {

@@ -76,17 +76,28 @@ async fn take(
     peer: IpAddr,
     request_id: &RequestId,
 ) -> Result<Accepted, Refusal> {
-    let (head, body) = request.into_parts();
-    let admission = intake.admit(&head.headers, peer)?;
-    let format = format(&head.headers)?;
-    let idempotency_key = idempotency_key(&head.headers)?;
-    let (body, permit) = body::read(&head.headers, body, limits, &intake.memory)
-        .await
-        .inspect_err(|refusal| {
+    let (head, mut body) = request.into_parts();
+    let headers = &head.headers;
+    let read = async {
+        let admission = intake.admit(headers, peer)?;
+        let (format, key) = (format(headers)?, idempotency_key(headers)?);
+        let read = body::read(headers, &mut body, limits, &intake.memory).await;
+        let (bytes, permit) = read.inspect_err(|refusal| {
             if matches!(refusal, Refusal::Overloaded { .. }) {
                 intake.memory_spent();
             }
         })?;
+        Ok((admission, format, key, bytes, permit))
+    };
+    let (admission, format, idempotency_key, body, permit) = match read.await {
+        Ok(read) => read,
+        Err(refusal) => {
+            if !matches!(refusal, Refusal::TooSlow(_) | Refusal::Gone) {
+                body::discard(headers, body, limits);
+            }
+            return Err(refusal);
+        }
+    };
     tracing::Span::current().record("payload_size", body.len());
     intake.metrics.bytes.increment(body.len() as u64);
     let submission = Submission {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,14 +24,22 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const H2_STREAMS_MAX: u32 = 128;
 /// Bytes of headers in one request.
 const HEADERS_MAX: usize = 16 << 10;
-/// An idle HTTP/2 connection is asked for a sign of life this often.
+/// An idle HTTP/2 connection is asked for a sign of life at least this often.
 const H2_PING: Duration = Duration::from_secs(15);
+/// Connections that the kernel holds until they are accepted. Where that is full it drops newcomers, and they try again
+/// after a second: tokio's own 128 is full after a burst of a millisecond. (The system's `somaxconn` is a bound too.)
+const BACKLOG: u32 = 4096;
 /// The pause after `accept` fails, as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// One listening socket.
 pub struct Listener {
     socket: TcpListener,
+    server: Server,
+}
+
+/// What every connection needs.
+struct Server {
     service: Arc<HttpService>,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
@@ -46,7 +54,13 @@ impl Listener {
     /// # Errors
     /// The system's, such as a port that is taken.
     pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-        TcpListener::bind(address).await
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
     }
 
     /// Serves `service` on `socket`.
@@ -69,29 +83,30 @@ impl Listener {
             .max_concurrent_streams(H2_STREAMS_MAX)
             .max_header_list_size(HEADERS_MAX as u32)
             .max_pending_accept_reset_streams(64)
-            .keep_alive_interval(H2_PING)
+            .keep_alive_interval(H2_PING.min(header_timeout))
             .keep_alive_timeout(header_timeout);
         let connections = Arc::new(Semaphore::new(config.max_connections as usize));
-        Self {
-            socket,
+        let server = Server {
             service,
             http1,
             http2,
             header_timeout,
             connections,
             metrics,
-        }
+        };
+        Self { socket, server }
     }
 
     /// Accepts until `stop`, then lets the connections finish what is under way. Returns when all have ended.
     pub async fn run(self, stop: CancellationToken) {
         let tracker = TaskTracker::new();
-        let this = Arc::new(self);
+        let Self { socket, server } = self;
+        let server = Arc::new(server);
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                accepted = this.socket.accept() => accepted,
+                accepted = socket.accept() => accepted,
             };
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -102,22 +117,26 @@ impl Listener {
                 }
             };
             // Over the limit the connection is closed at once: to wait would tie up what the limit protects.
-            let Ok(permit) = Arc::clone(&this.connections).try_acquire_owned() else {
-                this.metrics.connections_refused.increment(1);
+            let Ok(permit) = Arc::clone(&server.connections).try_acquire_owned() else {
+                server.metrics.connections_refused.increment(1);
                 continue;
             };
-            let (this, stop) = (Arc::clone(&this), stop.clone());
+            let (server, stop) = (Arc::clone(&server), stop.clone());
             tracker.spawn(async move {
-                this.metrics.connections.increment(1.0);
-                this.serve(stream, peer, stop).await;
-                this.metrics.connections.decrement(1.0);
+                server.metrics.connections.increment(1.0);
+                server.serve(stream, peer, stop).await;
+                server.metrics.connections.decrement(1.0);
                 drop(permit);
             });
         }
+        // Closed now, so that whoever connects is refused and does not wait for an answer that never comes.
+        drop(socket);
         tracker.close();
         tracker.wait().await;
     }
+}
 
+impl Server {
     async fn serve(&self, stream: TcpStream, peer: SocketAddr, stop: CancellationToken) {
         stream.set_nodelay(true).ok();
         let is_h2 = tokio::select! {
