@@ -3,6 +3,7 @@
 //! Handles are made once; the hot path only adds to atomics. Labels never come from client data.
 #![allow(clippy::disallowed_macros)]
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use metrics::{
@@ -64,7 +65,8 @@ const STATUSES: [u16; 16] = [
 
 struct EndpointMetrics {
     requests: Counter,
-    by_status: [Histogram; STATUSES.len()],
+    /// Made when first needed: all of them would be most of what `/metrics` shows.
+    by_status: [OnceLock<Histogram>; STATUSES.len()],
 }
 
 /// The handles of everything that is not a route's.
@@ -124,12 +126,7 @@ impl Metrics {
         describe();
         let endpoints = ENDPOINTS.map(|endpoint| EndpointMetrics {
             requests: counter!("telemetron_http_requests_total", "endpoint" => endpoint),
-            by_status: STATUSES.map(|status| {
-                histogram!(
-                    "telemetron_http_requests_duration_seconds",
-                    "endpoint" => endpoint, "status" => status.to_string()
-                )
-            }),
+            by_status: STATUSES.map(|_| OnceLock::new()),
         });
         Self {
             handle,
@@ -161,7 +158,13 @@ impl Metrics {
             .iter()
             .position(|known| *known == status)
             .unwrap_or(STATUSES.len() - 3);
-        metrics.by_status[place].record(took.as_secs_f64());
+        let duration = metrics.by_status[place].get_or_init(|| {
+            histogram!(
+                "telemetron_http_requests_duration_seconds",
+                "endpoint" => ENDPOINTS[endpoint as usize], "status" => STATUSES[place].to_string()
+            )
+        });
+        duration.record(took.as_secs_f64());
     }
 
     /// Everything, in Prometheus' text form.
