@@ -32,6 +32,13 @@ impl SqliteEvents {
         let kept = self.idle.lock().take();
         let connection = match kept {
             Some(connection) => connection,
+            // Nothing was stored yet: the route makes the file as it starts.
+            None if matches!(self.path.try_exists(), Ok(false)) => {
+                return Ok(EventPage {
+                    events: Vec::new(),
+                    next: None,
+                });
+            }
             None => schema::open_reader(&self.path)?,
         };
         let page = select(&connection, query)?;
