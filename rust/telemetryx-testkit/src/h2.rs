@@ -1,0 +1,288 @@
+//! A blocking HTTP/2 connection without TLS ("prior knowledge"), frame by frame, so that a test can also misbehave.
+//!
+//! It knows just enough of RFC 9113 and 7541 for tests: headers are sent as plain literals, and of an answer's headers
+//! only the status is read.
+
+use std::collections::HashMap;
+use std::io::{Error, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const ACK: u8 = 1;
+
+/// One frame as it was received.
+#[derive(Debug, Clone)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    body: Vec<u8>,
+}
+
+/// One HTTP/2 connection.
+#[derive(Debug)]
+pub struct H2Connection {
+    stream: TcpStream,
+    authority: String,
+    next: u32,
+    answers: HashMap<u32, (u16, Vec<u8>, bool)>,
+}
+
+impl H2Connection {
+    /// Connects to `host:port` and sends the preface.
+    pub fn open(address: &str) -> Result<Self, Error> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.set_write_timeout(Some(Duration::from_secs(30)))?;
+        stream.write_all(PREFACE)?;
+        let mut this = Self {
+            stream,
+            authority: address.to_owned(),
+            next: 1,
+            answers: HashMap::new(),
+        };
+        // No dynamic header table: each answer's headers can be read alone.
+        this.send(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0])?;
+        Ok(this)
+    }
+
+    /// Sends the head of a request (and its body, if there is one) and returns its stream.
+    pub fn start(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<u32, Error> {
+        let stream = self.next;
+        self.next += 2;
+        let mut block = Vec::new();
+        let authority = self.authority.clone();
+        literal(&mut block, ":method", method);
+        literal(&mut block, ":scheme", "http");
+        literal(&mut block, ":path", path);
+        literal(&mut block, ":authority", &authority);
+        for (name, value) in headers {
+            literal(&mut block, name, value);
+        }
+        let flags = END_HEADERS | if body.is_empty() { END_STREAM } else { 0 };
+        self.send(HEADERS, flags, stream, &block)?;
+        let mut chunks = body.chunks(16_384).peekable();
+        while let Some(chunk) = chunks.next() {
+            let last = if chunks.peek().is_none() {
+                END_STREAM
+            } else {
+                0
+            };
+            self.send(DATA, last, stream, chunk)?;
+        }
+        Ok(stream)
+    }
+
+    /// Sends the head of a request whose body is still to come, then takes it back at once.
+    pub fn start_and_reset(&mut self, path: &str) -> Result<(), Error> {
+        let stream = self.next;
+        self.next += 2;
+        let mut block = Vec::new();
+        let authority = self.authority.clone();
+        literal(&mut block, ":method", "POST");
+        literal(&mut block, ":scheme", "http");
+        literal(&mut block, ":path", path);
+        literal(&mut block, ":authority", &authority);
+        self.send(HEADERS, END_HEADERS, stream, &block)?;
+        self.send(RST_STREAM, 0, stream, &8u32.to_be_bytes())
+    }
+
+    /// Sends a request and reads its answer: status and body.
+    pub fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<(u16, Vec<u8>), Error> {
+        let stream = self.start(method, path, headers, body)?;
+        self.answer(stream)
+    }
+
+    /// Reads the answer of a stream: status and body. The answers of others that come before it are kept.
+    pub fn answer(&mut self, stream: u32) -> Result<(u16, Vec<u8>), Error> {
+        loop {
+            if let Some((_, _, true)) = self.answers.get(&stream) {
+                let (status, body, _) = self.answers.remove(&stream).unwrap_or_default();
+                return Ok((status, body));
+            }
+            self.take_frame()?;
+        }
+    }
+
+    /// True if the server closes the connection within the time that reading may take; until then its pings are
+    /// answered, as a graceful end asks.
+    pub fn is_sent_away(&mut self) -> bool {
+        loop {
+            match self.take_frame() {
+                Ok(()) => {}
+                Err(error) => return error.kind() != ErrorKind::WouldBlock,
+            }
+        }
+    }
+
+    fn take_frame(&mut self) -> Result<(), Error> {
+        let frame = self.read_frame()?;
+        let ends = frame.flags & END_STREAM != 0;
+        match frame.kind {
+            SETTINGS if frame.flags & ACK == 0 => self.send(SETTINGS, ACK, 0, &[])?,
+            PING if frame.flags & ACK == 0 => self.send(PING, ACK, 0, &frame.body)?,
+            HEADERS => {
+                let status = status(&frame.body).ok_or(ErrorKind::InvalidData)?;
+                self.answers
+                    .insert(frame.stream, (status, Vec::new(), ends));
+            }
+            DATA => {
+                let credit = u32::try_from(frame.body.len()).unwrap_or(u32::MAX);
+                if let Some((_, body, ended)) = self.answers.get_mut(&frame.stream) {
+                    body.extend_from_slice(&frame.body);
+                    *ended = ends;
+                }
+                if credit > 0 {
+                    self.send(WINDOW_UPDATE, 0, 0, &credit.to_be_bytes())?;
+                    if !ends {
+                        self.send(WINDOW_UPDATE, 0, frame.stream, &credit.to_be_bytes())?;
+                    }
+                }
+            }
+            RST_STREAM => {
+                self.answers.entry(frame.stream).or_default().2 = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, kind: u8, flags: u8, stream: u32, body: &[u8]) -> Result<(), Error> {
+        let length = u32::try_from(body.len()).map_err(|_| ErrorKind::InvalidInput)?;
+        let mut frame = length.to_be_bytes()[1..].to_vec();
+        frame.extend_from_slice(&[kind, flags]);
+        frame.extend_from_slice(&stream.to_be_bytes());
+        frame.extend_from_slice(body);
+        self.stream.write_all(&frame)
+    }
+
+    fn read_frame(&mut self) -> Result<Frame, Error> {
+        let mut head = [0; 9];
+        self.stream.read_exact(&mut head)?;
+        let [a, b, c, kind, flags, stream @ ..] = head;
+        let mut body = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        self.stream.read_exact(&mut body)?;
+        Ok(Frame {
+            kind,
+            flags,
+            stream: u32::from_be_bytes(stream),
+            body,
+        })
+    }
+}
+
+/// A header that is not to be remembered, with its name and value in plain text.
+fn literal(block: &mut Vec<u8>, name: &str, value: &str) {
+    block.push(0);
+    for text in [name, value] {
+        // An integer with a prefix of 7 bits.
+        let mut rest = text.len();
+        if rest < 127 {
+            block.push(rest as u8);
+        } else {
+            block.push(127);
+            rest -= 127;
+            while rest >= 128 {
+                block.push((rest % 128) as u8 | 128);
+                rest /= 128;
+            }
+            block.push(rest as u8);
+        }
+        block.extend_from_slice(text.as_bytes());
+    }
+}
+
+/// The status, which every answer has first.
+fn status(block: &[u8]) -> Option<u16> {
+    let first = block.iter().position(|byte| byte & 0xe0 != 0x20)?;
+    let block = block.get(first..)?;
+    match block.first()? {
+        0x88 => Some(200),
+        0x89 => Some(204),
+        0x8a => Some(206),
+        0x8b => Some(304),
+        0x8c => Some(400),
+        0x8d => Some(404),
+        0x8e => Some(500),
+        // A literal whose name is number 8, `:status`.
+        0x48 | 0x08 | 0x18 => {
+            let length = block.get(1)? & 0x7f;
+            let text = block.get(2..2 + usize::from(length))?;
+            let digits = if block.get(1)? & 0x80 == 0 {
+                text.to_vec()
+            } else {
+                huffman_digits(text)
+            };
+            std::str::from_utf8(&digits).ok()?.parse().ok()
+        }
+        _ => None,
+    }
+}
+
+/// Digits in HPACK's Huffman code: 0 to 2 have five bits, 3 to 9 six.
+fn huffman_digits(bytes: &[u8]) -> Vec<u8> {
+    let bits: String = bytes.iter().map(|byte| format!("{byte:08b}")).collect();
+    let (mut at, mut digits) = (0, Vec::new());
+    let code = |from: usize, length: usize| {
+        bits.get(from..from + length)
+            .and_then(|code| u8::from_str_radix(code, 2).ok())
+    };
+    while digits.len() < 3 {
+        match (code(at, 5), code(at, 6)) {
+            (Some(short @ 0..=2), _) => {
+                digits.push(b'0' + short);
+                at += 5;
+            }
+            (_, Some(long @ 0x19..=0x1f)) => {
+                digits.push(b'3' + long - 0x19);
+                at += 6;
+            }
+            _ => break,
+        }
+    }
+    digits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_read_in_each_form() {
+        assert_eq!(status(&[0x88]), Some(200));
+        assert_eq!(status(&[0x20, 0x8c, 1, 2]), Some(400));
+        assert_eq!(status(&[0x48, 3, b'2', b'0', b'2']), Some(202));
+        // RFC 7541, C.6.1: 302.
+        assert_eq!(status(&[0x48, 0x82, 0x64, 0x02]), Some(302));
+    }
+
+    #[test]
+    fn long_headers_have_a_length_of_several_bytes() {
+        let mut block = Vec::new();
+        literal(&mut block, "a", &"x".repeat(127 + 128));
+        assert_eq!(block[..3], [0, 1, b'a']);
+        assert_eq!(block[3..6], [127, 128, 1]);
+    }
+}
