@@ -52,6 +52,8 @@ pub struct CursorInfo {
     pub bytes: u64,
     /// What was saved with the position.
     pub state: Vec<u8>,
+    /// What is wrong with the other slot, if anything is; the position is good all the same.
+    pub fault: Option<String>,
 }
 
 impl Cursor {
@@ -240,16 +242,17 @@ pub(crate) fn forget(shared: &Shared, name: &str) -> Result<(), CursorError> {
 pub(crate) fn list(storage: &dyn Storage) -> io::Result<Vec<CursorInfo>> {
     let mut all = Vec::new();
     for name in slot::names(storage)? {
-        let (position, bytes, state) = match slot::read(storage, &name, slot::From::Cache)? {
+        let (position, bytes, state, fault) = match slot::read(storage, &name, slot::From::Cache)? {
             Found::Nothing => continue,
-            Found::Valid { slot, .. } => (Ok(slot.position), slot.bytes, slot.state),
-            Found::Damaged(files) => (Err(files), 0, Vec::new()),
+            Found::Valid { slot, fault, .. } => (Ok(slot.position), slot.bytes, slot.state, fault),
+            Found::Damaged(files) => (Err(files), 0, Vec::new(), None),
         };
         all.push(CursorInfo {
             name,
             position,
             bytes,
             state,
+            fault,
         });
     }
     Ok(all)

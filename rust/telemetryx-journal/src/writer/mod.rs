@@ -55,6 +55,9 @@ pub(crate) struct Core {
     layout: Layout,
 }
 
+/// How long after a disk was found full it is looked at again if nobody appends.
+const PROBE_AFTER: Duration = Duration::from_secs(1);
+
 /// Why nothing can be written just now.
 enum Trouble {
     /// A write or sync failed. The segment is final; it is read back before another one is begun.
@@ -64,8 +67,12 @@ enum Trouble {
         retry_at: Duration,
         pause: Duration,
     },
-    /// The disk is full.
-    Full { retry_at: Duration },
+    /// The disk is full: the next append tries again from `retry_at` on; without one, `tick` does from `probe_at` on.
+    Full {
+        retry_at: Duration,
+        probe_at: Duration,
+        needed: u64,
+    },
 }
 
 /// What became of a group: the first `committed` records are acknowledged at consecutive offsets from `first`, the rest failed.
@@ -163,8 +170,11 @@ impl Core {
             }
             Err((_, error)) => return Err(self.fail(&error).into()),
         }
+        let needed = records
+            .get(kept)
+            .map_or(0, |refused| refused.stored_len() as u64);
         if kept == 0 {
-            return Err(self.disk_full().into());
+            return Err(self.disk_full(needed).into());
         }
         let written = self.shared.clock.monotonic();
         if let Err(error) = self.keep(end, bytes, written) {
@@ -186,7 +196,7 @@ impl Core {
         if full {
             return Err(PartialFailure {
                 committed: kept,
-                error: self.disk_full(),
+                error: self.disk_full(needed),
             });
         }
         self.all_well();
@@ -311,7 +321,7 @@ impl Core {
                 self.active = Some(active);
                 Ok(())
             }
-            Err(error) if is_no_space(&error) => Err(self.disk_full()),
+            Err(error) if is_no_space(&error) => Err(self.disk_full(needed)),
             Err(error) => Err(self.fail(&error)),
         }
     }
@@ -348,7 +358,8 @@ impl Core {
         AppendError::SyncFailed { reason }
     }
 
-    fn disk_full(&mut self) -> AppendError {
+    /// There is no room for `needed` bytes.
+    fn disk_full(&mut self, needed: u64) -> AppendError {
         let mut health = self.shared.health.lock();
         if health.is_ok() {
             tracing::warn!(end = %self.shared.end.get(), "the disk is full; appends are refused until there is room");
@@ -357,8 +368,11 @@ impl Core {
             };
         }
         drop(health);
+        let now = self.shared.clock.monotonic();
         self.trouble = Some(Trouble::Full {
-            retry_at: self.shared.clock.monotonic() + self.options.retry_min,
+            retry_at: now + self.options.retry_min,
+            probe_at: now + PROBE_AFTER.max(self.options.retry_min),
+            needed,
         });
         AppendError::NoSpace
     }
@@ -377,7 +391,7 @@ impl Core {
         let now = self.shared.clock.monotonic();
         match &self.trouble {
             None => Ok(()),
-            Some(Trouble::Full { retry_at }) if now < *retry_at => Err(AppendError::NoSpace),
+            Some(Trouble::Full { retry_at, .. }) if now < *retry_at => Err(AppendError::NoSpace),
             Some(Trouble::Full { .. }) => {
                 self.run_retention();
                 self.trouble = None;
@@ -408,13 +422,38 @@ impl Core {
         if self.has_retention() && self.retention_due <= now {
             self.run_retention();
         }
+        if matches!(&self.trouble, Some(Trouble::Full { probe_at, .. }) if *probe_at <= now) {
+            self.probe_room();
+        }
+    }
+
+    /// Looks whether there is room again, so that health says so before somebody risks an append.
+    fn probe_room(&mut self) {
+        let Some(Trouble::Full { needed, .. }) = self.trouble.take() else {
+            return;
+        };
+        let full_inside = self
+            .active
+            .as_ref()
+            .is_some_and(|active| active.has_room(needed));
+        // Space that was promised and not there can only be tried by writing.
+        if full_inside {
+            self.disk_full(needed);
+            return;
+        }
+        self.run_retention();
+        match self.make_room(needed) {
+            Ok(()) => self.all_well(),
+            Err(error) => tracing::debug!(%error, "still no room"),
+        }
     }
 
     /// When [`tick`](Self::tick) has something to do next.
     pub(crate) fn next_tick(&self) -> Option<Duration> {
         let retry = match &self.trouble {
             Some(Trouble::Failed { retry_at, .. }) => Some(*retry_at),
-            _ => None,
+            Some(Trouble::Full { probe_at, .. }) => Some(*probe_at),
+            None => None,
         };
         let retention = self.has_retention().then_some(self.retention_due);
         [self.sync_due, retry, retention]

@@ -26,7 +26,7 @@ use crate::storage::{Storage, StorageFile, is_no_space, write_all_at};
 /// the whole segment at once would stall appends for 100 to 400 ms at each roll; 1 MiB and more ahead show in the p99. Large
 /// groups write more than they would save, so they go without.
 const ZEROS_AHEAD: u64 = 512 << 10;
-const ZEROS_WORTH: u64 = 128 << 10;
+const ZEROS_WORTH: u64 = 32 << 10;
 
 static ZEROS: [u8; ZEROS_AHEAD as usize] = [0; ZEROS_AHEAD as usize];
 
