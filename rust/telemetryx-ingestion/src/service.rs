@@ -4,6 +4,7 @@
 //! those who send. Draining goes from left to right: no new connection, requests under way answered, routes run dry,
 //! journal closed.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -139,7 +140,8 @@ fn build_plugins(config: &Config) -> Result<Plugins, Vec<ConfigError>> {
             }
         }
     }
-    errors.dedup();
+    let mut said = HashSet::new();
+    errors.retain(|error: &ConfigError| said.insert(error.to_string()));
     if errors.is_empty() {
         Ok(Plugins { validators, routes })
     } else {

@@ -9,9 +9,10 @@ use super::values::ByteSize;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeadLettersConfig {
-    /// Most bytes of dead letters on disk.
+    /// Most bytes of refused events that are kept.
     ///
-    /// Over it, the oldest are removed, and counted.
+    /// Over it, the oldest are removed, and that is logged. Those that a route could not process or deliver were accepted:
+    /// they stay until somebody sends them again.
     ///
     /// Default: `1GiB`. Bounds: `1MiB` to `1TiB`.
     #[schemars(extend("x-min" = "1MiB", "x-max" = "1TiB"))]

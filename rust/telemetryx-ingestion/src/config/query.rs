@@ -9,6 +9,8 @@ use super::values::RouteName;
 pub(super) const EVENT_SINKS: [&str; 1] = ["sqlite"];
 /// Kinds of sinks whose counters can answer `/stats`.
 pub(super) const COUNTER_SINKS: [&str; 1] = ["stats"];
+/// Processors whose counters can answer `/stats`, whatever the sink of their route.
+pub(super) const COUNTER_PROCESSORS: [&str; 1] = ["Stats"];
 
 /// Which route's store answers which question.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, io::Read as _, path::Path};
 use super::{
     Config, STATS, STORE,
     error::ConfigError,
-    query::{COUNTER_SINKS, EVENT_SINKS},
+    query::{COUNTER_PROCESSORS, COUNTER_SINKS, EVENT_SINKS},
     routes::RouteConfig,
     values::{RouteName, Secret},
 };
@@ -127,12 +127,26 @@ fn routes(config: &Config, errors: &mut Vec<ConfigError>) {
 }
 
 fn queries(config: &mut Config, errors: &mut Vec<ConfigError>) {
-    let Config { query, routes, .. } = config;
+    let Config {
+        query,
+        routes,
+        processing,
+        ..
+    } = config;
+    let stores = |route: &RouteConfig| EVENT_SINKS.contains(&route.sink.kind.as_str());
+    let counts = |route: &RouteConfig| {
+        let processors = processing.plugins.iter().chain(&route.processors);
+        COUNTER_SINKS.contains(&route.sink.kind.as_str())
+            || processors
+                .map(|plugin| plugin.name.as_str())
+                .any(|name| COUNTER_PROCESSORS.contains(&name))
+    };
     query_target(
         "query.events_from",
         &mut query.events_from,
         STORE,
-        &EVENT_SINKS,
+        stores,
+        "a sink of kind sqlite",
         routes,
         errors,
     );
@@ -140,7 +154,8 @@ fn queries(config: &mut Config, errors: &mut Vec<ConfigError>) {
         "query.counters_from",
         &mut query.counters_from,
         STATS,
-        &COUNTER_SINKS,
+        counts,
+        "a sink of kind stats or the processor Stats",
         routes,
         errors,
     );
@@ -151,37 +166,34 @@ fn query_target(
     key: &str,
     target: &mut Option<RouteName>,
     usual: &str,
-    sinks: &[&str],
+    answers: impl Fn(&RouteConfig) -> bool,
+    needed: &str,
     routes: &[RouteConfig],
     errors: &mut Vec<ConfigError>,
 ) {
-    let answers = |route: &&RouteConfig| sinks.contains(&route.sink.kind.as_str());
     let Some(name) = target else {
         let usual = routes
             .iter()
-            .filter(answers)
+            .filter(|route| answers(route))
             .find(|route| route.name == usual);
         *target = usual.map(|route| route.name.clone());
         return;
     };
     let able = routes
         .iter()
-        .filter(answers)
+        .filter(|route| answers(route))
         .map(|route| format!("`{}`", route.name));
     let able = able.collect::<Vec<_>>().join(", ");
     let hint = if able.is_empty() {
-        format!(
-            "no route has a sink of kind {}: leave it out",
-            sinks.join(" or ")
-        )
+        format!("no route has {needed}: leave it out")
     } else {
         format!("routes that can answer: {able}")
     };
     match routes.iter().find(|route| route.name == *name) {
         None => wrong(errors, key, format!("there is no route `{name}`"), hint),
-        Some(route) if !answers(&route) => {
+        Some(route) if !answers(route) => {
             let message = format!(
-                "the sink of route `{name}` is `{}`, which cannot answer",
+                "route `{name}`, whose sink is `{}`, cannot answer",
                 route.sink.kind
             );
             wrong(errors, key, message, hint);

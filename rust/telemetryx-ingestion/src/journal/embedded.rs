@@ -64,8 +64,7 @@ impl EmbeddedJournal {
         })
     }
 
-    /// Deletes what is kept for routes that are not in `routes` any more; they would hold back retention no longer, and
-    /// start anew if they come back.
+    /// Positions of routes that are not in `routes`: they hold back retention until their files are removed.
     #[must_use]
     pub fn unused_cursors(&self, routes: &[String]) -> Vec<String> {
         self.journal

@@ -17,7 +17,7 @@ pub fn status(of: &Query) -> Value {
             let status = route.status();
             let entry = json!({
                 "sink": route.kind(),
-                "position": status.position,
+                "cursor": status.position,
                 "lag_events": of.journal.end().saturating_sub(status.position),
                 "lag_seconds": lag_seconds(&status),
                 "health": status.sink,
@@ -61,7 +61,10 @@ pub fn health(of: &Query) -> (StatusCode, Value) {
         (true, true) => (StatusCode::OK, "degraded"),
         (true, false) => (StatusCode::OK, "healthy"),
     };
-    let mut part = json!({ "state": journal.state, "since": journal.since });
+    let mut part = json!({
+        "state": journal.state,
+        "since": journal.since.unwrap_or_else(|| of.started.1.to_string()),
+    });
     if let Some(reason) = journal.reason {
         part["error"] = reason.into();
     }
