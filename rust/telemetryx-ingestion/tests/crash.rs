@@ -3,6 +3,8 @@
 //! Proves what the program does when its process goes away; what a power cut does to a disk is the simulated storage's
 //! part, in `telemetryx-journal`. The moments are random: a failure prints the seed, `TELEMETRYX_SEED=…` chooses it again.
 
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
+
 use telemetryx_ingestion::command::crash_test::{CrashPlan, CrashReport, CrashSignal, run_rounds};
 use telemetryx_testkit::TestSeed;
 
