@@ -33,13 +33,14 @@ impl EventIds {
         }
     }
 
-    /// The ids that belong to an idempotency key: the same key, the same ids, on every try and every machine.
+    /// The ids that belong to an idempotency key and a body: the same on every try and every machine.
     ///
-    /// Put what scopes the key (such as the client's name) into `key`.
+    /// Another body under the same key gets other ids: it is no retry, and its events must not be taken for stored ones.
     #[must_use]
-    pub fn from_idempotency_key(key: &str) -> Self {
+    pub fn from_idempotency_key(key: &str, body: &[u8]) -> Self {
+        let content = Uuid::new_v5(&IDEMPOTENCY_NAMESPACE, body);
         EventIds {
-            first: Uuid::new_v5(&IDEMPOTENCY_NAMESPACE, key.as_bytes()).as_u128(),
+            first: Uuid::new_v5(&content, key.as_bytes()).as_u128(),
         }
     }
 
@@ -76,16 +77,20 @@ mod tests {
 
     #[test]
     fn an_idempotency_key_always_gives_the_same_ids() {
-        let of_key = |key| ids(EventIds::from_idempotency_key(key), 3);
+        let of_key = |key| ids(EventIds::from_idempotency_key(key, b"body"), 3);
         assert_eq!(of_key("k-1"), of_key("k-1"));
         assert_ne!(of_key("k-1"), of_key("k-2"));
+        assert_ne!(
+            EventIds::from_idempotency_key("k-1", b"body"),
+            EventIds::from_idempotency_key("k-1", b"another")
+        );
         assert_eq!(
             Uuid::parse_str(&of_key("k-1")[2])
                 .unwrap()
                 .get_version_num(),
             5
         );
-        assert_eq!(of_key("k-1")[0], "6657dba5-00d7-57aa-9521-90c98924adaf");
+        assert_eq!(of_key("k-1")[0], "83e6e6f8-97d4-5adc-be9a-a6d0ef7608e4");
     }
 
     #[test]

@@ -185,6 +185,12 @@ impl Counters {
             .collect()
     }
 
+    /// True if there were more sources than are told apart.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.counts.lock().sources.contains_key(OTHER)
+    }
+
     /// For how many minutes rates are kept.
     #[must_use]
     pub fn minutes(&self) -> usize {
@@ -211,6 +217,12 @@ impl Counts {
                 let name = if self.sources.len() < limits.max_sources {
                     name
                 } else {
+                    if !self.sources.contains_key(OTHER) {
+                        tracing::warn!(
+                            max_sources = limits.max_sources,
+                            "more sources than are told apart: new ones are counted together as `(other)`"
+                        );
+                    }
                     OTHER
                 };
                 self.sources

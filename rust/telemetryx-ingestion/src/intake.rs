@@ -23,7 +23,7 @@ use crate::admission::{
 };
 use crate::clock;
 use crate::config::OnInvalid;
-use crate::control::{Control, DeadLetter, Stage};
+use crate::control::{Control, ControlError, DeadLetter, Stage};
 use crate::journal::{AppendError, Durability, EncodedBatch, Journal, Position};
 use crate::observe::{DoorBooks, Metrics, OverloadLog, dead_letters};
 use crate::validators::EventValidator;
@@ -84,7 +84,16 @@ pub struct Accepted {
     /// What durable means with this journal.
     pub durability: &'static str,
     /// The events that were refused; the others are not affected.
-    pub rejected: Vec<EventError>,
+    pub rejected: Rejections,
+}
+
+/// Events of a request that were refused.
+#[derive(Debug, Default)]
+pub struct Rejections {
+    /// How many.
+    pub count: usize,
+    /// Why, for the first [`ERRORS_MAX`] of them.
+    pub errors: Vec<EventError>,
 }
 
 /// Why nothing of a request was kept. The edge turns it into its protocol's answer.
@@ -102,8 +111,8 @@ pub enum Refusal {
         message: String,
     },
     /// Every event is invalid.
-    #[error("none of the {} events is valid; the first: {}", .0.len(), .0.first().map_or("", |error| &error.message))]
-    AllInvalid(Vec<EventError>),
+    #[error("{}", all_invalid(.0))]
+    AllInvalid(Rejections),
     /// A body, an event or a batch is over its limit.
     #[error("{what} is over the limit of {limit}")]
     TooLarge {
@@ -150,6 +159,14 @@ pub enum Refusal {
     /// A fault of ours.
     #[error("an internal fault; the log has it under this request id")]
     Internal,
+}
+
+fn all_invalid(Rejections { count, errors }: &Rejections) -> String {
+    let first = errors.first().map_or("", |error| &error.message);
+    match count {
+        1 => format!("the event is invalid: {first}"),
+        _ => format!("none of the {count} events is valid; the first: {first}"),
+    }
 }
 
 /// What the path needs; made once by `service`.
@@ -256,10 +273,16 @@ impl Intake {
         let span = tracing::Span::current();
         let ids = idempotency_key.map_or_else(
             || EventIds::fresh(clock::now()),
-            EventIds::from_idempotency_key,
+            |key| EventIds::from_idempotency_key(key, &body),
         );
         let decoded = catch_unwind(AssertUnwindSafe(|| {
-            self.decode(&body, format, admission.identity.as_deref(), ids)
+            self.decode(
+                &body,
+                format,
+                admission.identity.as_deref(),
+                ids,
+                &mut permit,
+            )
         }))
         .map_err(|_| {
             self.metrics.internal_errors.increment(1);
@@ -273,13 +296,18 @@ impl Intake {
             latest,
             rejected,
             foreign,
+            memory_spent,
         } = decoded?;
+        if memory_spent {
+            self.memory_spent();
+            return Err(MEMORY_SPENT);
+        }
         let decoded_at = Instant::now();
         span.record("decode_time", display(seconds(decoded_at - started)));
 
         let rejected = self.refuse(rejected, &admission, format, request_id).await;
         if events == 0 {
-            return Err(match rejected.len() {
+            return Err(match rejected.count {
                 0 => Refusal::BadRequest {
                     code: "empty_batch",
                     message: "there is no event in the body".into(),
@@ -341,6 +369,7 @@ impl Intake {
         format: Format,
         identity: Option<&Identity>,
         ids: EventIds,
+        permit: &mut MemoryPermit,
     ) -> Result<Decoded<'b>, DecodeError> {
         let now = clock::now();
         let mut decoded = Decoded {
@@ -350,6 +379,7 @@ impl Intake {
             latest: Timestamp::from_unix_nanos(i64::MIN),
             rejected: Vec::new(),
             foreign: 0,
+            memory_spent: false,
         };
         let mut index = 0;
         let visit = |raw: &'b [u8], event: Result<Event<'b>, EventError>| {
@@ -372,7 +402,11 @@ impl Intake {
                     decoded.latest = decoded.latest.max(event.ts);
                     decoded.events += 1;
                 }
-                Err(error) => decoded.rejected.push((error, raw)),
+                // A few bytes of body can be many refused events: what is kept of each counts.
+                Err(error) if permit.grow(REFUSED_BYTES + error.message.len()) => {
+                    decoded.rejected.push((error, raw));
+                }
+                Err(_) => decoded.memory_spent = true,
             }
             index += 1;
         };
@@ -416,11 +450,14 @@ impl Intake {
         admission: &Admission,
         format: Format,
         request_id: &str,
-    ) -> Vec<EventError> {
+    ) -> Rejections {
         if !admission.is_again {
             self.books.refused.add(rejected.len() as u64);
         }
         if self.on_invalid == OnInvalid::Keep && !admission.is_again && !rejected.is_empty() {
+            let bytes =
+                |(error, raw): &Rejected<'_>| REFUSED_BYTES + error.message.len() + raw.len();
+            let kept = self.memory.take(rejected.iter().map(bytes).sum());
             let letters = rejected
                 .iter()
                 .map(|(error, raw)| DeadLetter {
@@ -435,7 +472,11 @@ impl Intake {
                     request_id: Some(request_id.to_owned()),
                 })
                 .collect();
-            if let Err(error) = self.control.keep(letters).await {
+            let kept = match kept {
+                Some(permit) => self.control.keep(letters, Some(permit)).await,
+                None => Err(ControlError::Busy),
+            };
+            if let Err(error) = kept {
                 self.overload.letters_lost(&error);
             } else {
                 for (error, _) in &rejected {
@@ -443,7 +484,14 @@ impl Intake {
                 }
             }
         }
-        rejected.into_iter().map(|(error, _)| error).collect()
+        Rejections {
+            count: rejected.len(),
+            errors: rejected
+                .into_iter()
+                .map(|(error, _)| error)
+                .take(ERRORS_MAX)
+                .collect(),
+        }
     }
 
     fn append_failed(&self, error: AppendError) -> Refusal {
@@ -466,6 +514,11 @@ impl Intake {
         }
     }
 }
+
+/// Most errors told in one answer: a few bytes of body can be many refused events.
+pub const ERRORS_MAX: usize = 1000;
+/// What a refused event takes beside its bytes and its message, about.
+const REFUSED_BYTES: usize = 300;
 
 /// The answer when the memory budget is spent.
 pub const MEMORY_SPENT: Refusal = Refusal::Overloaded {
@@ -490,6 +543,7 @@ struct Decoded<'b> {
     rejected: Vec<Rejected<'b>>,
     /// How many of them are of a source that the key may not send for.
     foreign: usize,
+    memory_spent: bool,
 }
 
 fn seconds(duration: Duration) -> f64 {

@@ -39,9 +39,12 @@ async fn serve(intake: &Intake) -> Result<usize, Box<dyn std::error::Error + Sen
     for letter in letters {
         match send(intake, &letter).await {
             Ok(()) => intake.control.settle(vec![letter.id]).await?,
-            Err(Refusal::AllInvalid(errors)) => {
-                let EventError { code, message, .. } =
-                    errors.into_iter().next().ok_or("no error is said")?;
+            Err(Refusal::AllInvalid(rejected)) => {
+                let EventError { code, message, .. } = rejected
+                    .errors
+                    .into_iter()
+                    .next()
+                    .ok_or("no error is said")?;
                 intake
                     .control
                     .bury_again(letter.id, code.as_str().to_owned(), message)

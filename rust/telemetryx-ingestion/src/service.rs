@@ -31,7 +31,7 @@ use crate::sinks::{self, Sink, SinkContext};
 use crate::validators;
 
 /// The niceness of the routes' threads: the door goes first.
-const ROUTES_NICE: i32 = 10;
+const ROUTES_NICE: i32 = 15;
 /// How often small things are tidied: the door's books saved, histograms drained.
 const TIDY: Duration = Duration::from_secs(1);
 

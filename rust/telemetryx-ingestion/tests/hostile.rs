@@ -540,3 +540,47 @@ routes: [ { name: stats, sink: { kind: stats } } ]",
     let accepted = statuses["Ok(202)"] + 2;
     assert_eq!(service.get("/stats").json()["events_count"], accepted);
 }
+
+#[test]
+fn flood_of_refused_events_in_few_bytes_stays_within_the_memory_budget() {
+    let service = start("admission: { memory_budget: 32MiB }\ndead_letters: { max_bytes: 4MiB }");
+    let body = format!("[{}]", vec!["{}"; 20_000].join(","));
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    packer.write_all(body.as_bytes()).unwrap();
+    let packed = packer.finish().unwrap();
+    let answer = service.request(
+        "POST",
+        "/ingest",
+        &[JSON, ("content-encoding", "gzip")],
+        &packed,
+    );
+    let told = answer.expect_status(400).json();
+    assert_eq!(told["errors"].as_array().unwrap().len(), 1000);
+    assert_eq!(told["errors_omitted"], 19_000);
+
+    let before = service.rss_kib();
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                for _ in 0..4 {
+                    let answer = service.request(
+                        "POST",
+                        "/ingest",
+                        &[JSON, ("content-encoding", "gzip")],
+                        &packed,
+                    );
+                    assert!(matches!(answer.status, 400 | 429), "{}", answer.status);
+                }
+            });
+        }
+    });
+    let after = service.rss_kib();
+    println!("refused flood: {before} KiB before, {after} KiB after");
+    assert!(
+        after < before + 32 * 1024 + 64 * 1024,
+        "{before} → {after} KiB"
+    );
+    assert_serves(&service, "good");
+    let kept = std::fs::metadata(service.data_dir().join("control.db")).unwrap();
+    assert!(kept.len() < 64 << 20, "control.db has {} bytes", kept.len());
+}

@@ -581,3 +581,16 @@ fn route_whose_position_is_damaged_stops_and_the_others_go_on() {
         assert_eq!(std::fs::read(slot).unwrap(), bytes);
     }
 }
+
+#[test]
+fn redrive_of_more_letters_than_are_taken_at_a_time_comes_to_its_end() {
+    let service = Service::start(BIN);
+    let bodies = vec!["{}"; 700].join(",");
+    service
+        .post_json("/ingest", format!("[{bodies}]"))
+        .expect_status(400);
+    let said = run(&service, &["dead-letters", "redrive", "--all", "--wait"], 1);
+    assert!(said.contains("700 dead again"), "{said}");
+    // Sent again and refused again, they are the same refused events.
+    assert_eq!(service.get("/ledger").json()["door"]["refused"], 700);
+}

@@ -249,7 +249,9 @@ fn stream_to_a_slow_reader_takes_bounded_memory_and_shows_all() {
     let before = service.rss_kib();
     let mut connection = service.connect();
     connection
-        .send_raw(b"GET /events HTTP/1.1\r\nhost: x\r\naccept: application/x-ndjson\r\n\r\n")
+        .send_raw(
+            b"GET /events HTTP/1.1\r\nhost: localhost\r\naccept: application/x-ndjson\r\n\r\n",
+        )
         .unwrap();
     // While the reader does not read, the service does not read ahead; it answers others.
     let mut largest = before;
@@ -282,8 +284,10 @@ fn stream_to_a_slow_reader_takes_bounded_memory_and_shows_all() {
     assert_eq!(some.ndjson().len(), 1234);
     // A reader that goes away in the middle harms nobody.
     let mut gone = service.connect();
-    gone.send_raw(b"GET /events HTTP/1.1\r\nhost: x\r\naccept: application/x-ndjson\r\n\r\n")
-        .unwrap();
+    gone.send_raw(
+        b"GET /events HTTP/1.1\r\nhost: localhost\r\naccept: application/x-ndjson\r\n\r\n",
+    )
+    .unwrap();
     drop(gone);
     service.get("/healthz").expect_status(200);
 }
@@ -307,7 +311,7 @@ fn status_and_health_tell_how_each_part_is() {
     for route in ["stats", "store"] {
         let route = status["routes"][route].take();
         assert_eq!(
-            (&route["position"], &route["lag_events"]),
+            (&route["cursor"], &route["lag_events"]),
             (&json!(1), &json!(0)),
             "{route}"
         );
@@ -456,4 +460,42 @@ fn every_metric_of_the_contract_is_there_with_a_help_text() {
         .expect_status(202);
     let text = service.get("/metrics").text().to_owned();
     assert!(!text.contains("odd") && !text.contains("no/such"));
+}
+
+#[test]
+fn page_of_large_events_ends_early_and_the_next_ones_have_the_rest() {
+    let service = start("");
+    let payload = "x".repeat(900_000);
+    for n in 0..20 {
+        let event =
+            format!(r#"{{"id":"large-{n}","ts":"2026-01-01T00:00:00Z","payload":"{payload}"}}"#);
+        service.post_json("/ingest", event).expect_status(202);
+    }
+    settle(&service);
+    let (mut ids, mut next, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let answer = service
+            .get(&format!("/events?limit=10000{next}"))
+            .expect_status(200);
+        assert!(
+            answer.body.len() < 10 << 20,
+            "a page of {} bytes",
+            answer.body.len()
+        );
+        let page = answer.json();
+        let events = page["events"].as_array().unwrap();
+        ids.extend(
+            events
+                .iter()
+                .map(|event| event["id"].as_str().unwrap().to_owned()),
+        );
+        pages += 1;
+        match page["next"].as_str() {
+            Some(cursor) => next = format!("&cursor={cursor}"),
+            None => break,
+        }
+    }
+    ids.sort();
+    ids.dedup();
+    assert_eq!((ids.len(), pages > 1), (20, true));
 }

@@ -6,8 +6,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HOST};
+use http::uri::Authority;
+use http::{HeaderMap, Uri};
 use sha2::{Digest, Sha256};
 
 use crate::config::{AdminConfig, AuthConfig};
@@ -95,12 +96,15 @@ impl AdminGate {
     ///
     /// # Errors
     /// [`Refusal::Unauthorized`] without a token, [`Refusal::Forbidden`] with a wrong one or from elsewhere.
-    pub fn check(&self, headers: &HeaderMap, peer: IpAddr) -> Result<(), Refusal> {
+    pub fn check(&self, headers: &HeaderMap, uri: &Uri, peer: IpAddr) -> Result<(), Refusal> {
         match (&self.token, bearer(headers)) {
-            (None, _) if peer.to_canonical().is_loopback() => Ok(()),
-            (None, _) => Err(Refusal::Forbidden(
+            (None, _) if !peer.to_canonical().is_loopback() => Err(Refusal::Forbidden(
                 "without `admin.token` in the config, this endpoint answers loopback peers only",
             )),
+            (None, _) if !is_direct(headers, uri) => Err(Refusal::Forbidden(
+                "this request came through a proxy or a web page: set `admin.token` in the config and send it",
+            )),
+            (None, _) => Ok(()),
             (Some(_), None) => Err(Refusal::Unauthorized(
                 "send the admin token: `Authorization: Bearer <token>`",
             )),
@@ -114,6 +118,31 @@ impl AdminGate {
     }
 }
 
+/// True if a program on this machine asks for itself: no proxy in between, and no browser that a web page makes ask
+/// (it says the page's origin; or, if the page's name was pointed at this machine, that name as host).
+fn is_direct(headers: &HeaderMap, uri: &Uri) -> bool {
+    let through = [
+        "forwarded",
+        "x-forwarded-for",
+        "via",
+        "origin",
+        "sec-fetch-site",
+    ];
+    let host = match headers.get(HOST) {
+        Some(host) => host.to_str().unwrap_or_default(),
+        None => uri.authority().map_or("", |authority| authority.as_str()),
+    };
+    let name = host.parse::<Authority>();
+    let is_loopback = name.is_ok_and(|name| {
+        let name = name.host().trim_start_matches('[').trim_end_matches(']');
+        name == "localhost"
+            || name
+                .parse()
+                .is_ok_and(|address: IpAddr| address.is_loopback())
+    });
+    (is_loopback || host.is_empty()) && !through.iter().any(|name| headers.contains_key(*name))
+}
+
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
@@ -124,18 +153,40 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 mod tests {
     use super::*;
 
+    fn asked(
+        gate: &AdminGate,
+        headers: &[(&'static str, &str)],
+        peer: &str,
+    ) -> Result<(), Refusal> {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()));
+        gate.check(
+            &headers.collect(),
+            &Uri::from_static("/events"),
+            peer.parse().unwrap(),
+        )
+    }
+
     #[test]
-    fn admin_without_a_token_is_for_loopback_only() {
+    fn admin_without_a_token_is_for_programs_on_this_machine_only() {
         let gate = AdminGate { token: None };
-        assert!(gate.check(&HeaderMap::new(), [127, 0, 0, 1].into()).is_ok());
-        assert!(
-            gate.check(&HeaderMap::new(), "::ffff:127.0.0.1".parse().unwrap())
-                .is_ok()
-        );
-        assert!(matches!(
-            gate.check(&HeaderMap::new(), [10, 0, 0, 1].into()),
-            Err(Refusal::Forbidden(_))
-        ));
+        for host in ["localhost", "127.0.0.1:8080", "[::1]:8080"] {
+            assert!(
+                asked(&gate, &[("host", host)], "127.0.0.1").is_ok(),
+                "{host}"
+            );
+        }
+        assert!(asked(&gate, &[], "::ffff:127.0.0.1").is_ok());
+        for (headers, peer) in [
+            (("host", "localhost"), "10.0.0.1"),
+            (("host", "evil.example"), "127.0.0.1"),
+            (("origin", "http://evil.example"), "127.0.0.1"),
+            (("x-forwarded-for", "10.0.0.1"), "127.0.0.1"),
+        ] {
+            let refused = asked(&gate, &[headers], peer);
+            assert!(matches!(refused, Err(Refusal::Forbidden(_))), "{headers:?}");
+        }
     }
 
     #[test]
@@ -143,17 +194,14 @@ mod tests {
         let gate = AdminGate {
             token: Some(Sha256::digest(b"letmein").into()),
         };
-        let mut headers = HeaderMap::new();
-        let local = [127, 0, 0, 1].into();
+        let with = |value| asked(&gate, &[("authorization", value)], "127.0.0.1");
         assert!(matches!(
-            gate.check(&headers, local),
+            asked(&gate, &[], "127.0.0.1"),
             Err(Refusal::Unauthorized(_))
         ));
-        headers.insert(AUTHORIZATION, "bearer letmein".parse().unwrap());
-        assert!(gate.check(&headers, local).is_ok());
-        headers.insert(AUTHORIZATION, "Bearer letmeout".parse().unwrap());
+        assert!(with("bearer letmein").is_ok());
         assert!(matches!(
-            gate.check(&headers, local),
+            with("Bearer letmeout"),
             Err(Refusal::Forbidden(_))
         ));
     }

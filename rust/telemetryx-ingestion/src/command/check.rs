@@ -7,6 +7,7 @@ use std::{
 
 use clap::Args;
 
+use super::complain;
 use crate::{
     config::{self, Config, ConfigErrors},
     service,
@@ -26,11 +27,15 @@ pub struct CheckArgs {}
 pub fn run(_args: CheckArgs, config: Option<PathBuf>) -> ExitCode {
     match check(config.as_deref()) {
         Ok(config) => {
-            print!("{}", config.to_masked_yaml());
+            use std::io::Write;
+            std::io::stdout()
+                .lock()
+                .write_all(config.to_masked_yaml().as_bytes())
+                .ok();
             ExitCode::SUCCESS
         }
         Err(errors) => {
-            eprintln!("{errors}");
+            complain(errors);
             ExitCode::from(WRONG)
         }
     }

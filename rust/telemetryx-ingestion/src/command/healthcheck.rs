@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::complain;
 use super::load::http::{Connection, Target};
 use crate::config::HttpConfig;
 
@@ -26,7 +27,7 @@ pub fn run(options: &HealthcheckOptions, http: &HttpConfig) -> ExitCode {
     match check(&url) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("not healthy: {message}");
+            complain(format_args!("not healthy: {message}"));
             ExitCode::FAILURE
         }
     }

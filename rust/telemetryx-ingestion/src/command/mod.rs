@@ -45,6 +45,12 @@ enum Command {
     Healthcheck(healthcheck::HealthcheckOptions),
 }
 
+/// Says what is wrong, on standard error. A reader that has gone is no reason to panic, as `eprintln!` would.
+fn complain(text: impl std::fmt::Display) {
+    use std::io::Write;
+    writeln!(std::io::stderr().lock(), "{text}").ok();
+}
+
 impl Cli {
     /// Runs the command that was asked for.
     #[must_use]
@@ -62,7 +68,7 @@ impl Cli {
                 match Config::load(config.as_deref(), config::environment()) {
                     Ok(config) => healthcheck::run(&args, &config.http),
                     Err(errors) => {
-                        eprintln!("{errors}");
+                        complain(errors);
                         ExitCode::from(WRONG)
                     }
                 }

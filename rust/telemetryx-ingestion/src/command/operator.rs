@@ -125,13 +125,20 @@ pub(super) fn terminal_width() -> Option<usize> {
 pub(super) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() {
+        if drives_terminal(c) {
             line.extend(c.escape_default());
         } else {
             line.push(c);
         }
     }
     line
+}
+
+/// A character that a terminal obeys in place of showing it: controls, and those that change the order of the others or
+/// cannot be seen.
+pub(super) fn drives_terminal(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// A service's directory, of which nothing is locked or changed by looking.

@@ -28,7 +28,7 @@ const LIKE: f64 = 0.7;
 ///
 /// For a sink that lost what it had. Redelivery is harmless: what the sink still has, it keeps once. The route's own
 /// position, its books and the other routes do not change. If the service runs, this follows the replay to its end
-/// (exit 0 when all is delivered, 1 if it failed); if not, the replay runs at the next start.
+/// (exit 0 when it is done, saying how many events were left out; 1 if it failed); if not, the replay runs at the next start.
 #[derive(Debug, Clone, Args)]
 pub struct ReplayArgs {
     #[command(flatten)]

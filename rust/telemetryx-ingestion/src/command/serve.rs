@@ -7,6 +7,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::WRONG;
+use super::complain;
 use crate::config::{self, Config};
 use crate::observe;
 use crate::service::{self, Service};
@@ -22,7 +23,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
         Err(error) => {
-            eprintln!("telemetryx: cannot wait for signals: {error}");
+            complain(format_args!("telemetryx: cannot wait for signals: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -34,7 +35,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
     let config = match loaded {
         Ok(config) => config,
         Err(errors) => {
-            eprintln!("{errors}");
+            complain(errors);
             return ExitCode::from(WRONG);
         }
     };
@@ -42,7 +43,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
     let service = match Service::start(&config) {
         Ok(service) => service,
         Err(error) => {
-            eprintln!("telemetryx: {error}");
+            complain(format_args!("telemetryx: {error}"));
             return ExitCode::FAILURE;
         }
     };

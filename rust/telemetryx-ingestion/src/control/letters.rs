@@ -6,6 +6,7 @@ use serde_json::Value;
 use telemetryx_common::{Timestamp, json, wire};
 
 use super::{Control, ControlError};
+use crate::admission::MemoryPermit;
 use crate::clock;
 
 /// Where an event could not go on.
@@ -326,10 +327,15 @@ pub(super) fn trim(db: &Connection, max_bytes: u64) -> rusqlite::Result<()> {
 
 impl Control {
     /// Keeps letters; they are on disk when this resolves. A letter of a route and offset already kept stays one.
+    /// `memory` is given back when the letters are, even if nobody waits any more.
     ///
     /// # Errors
     /// [`ControlError`]: none may be on disk; try again.
-    pub async fn keep(&self, letters: Vec<DeadLetter>) -> Result<(), ControlError> {
+    pub async fn keep(
+        &self,
+        letters: Vec<DeadLetter>,
+        memory: Option<MemoryPermit>,
+    ) -> Result<(), ControlError> {
         let at = clock::now().unix_nanos();
         self.write(move |db| {
             let mut insert = db.prepare_cached(
@@ -350,6 +356,7 @@ impl Control {
                     letter.request_id,
                 ])?;
             }
+            drop(memory);
             Ok(())
         })
         .await

@@ -201,10 +201,10 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS refused_bytes (id INTEGER PRIMARY KEY CHECK (id = 1), bytes INTEGER NOT NULL);
     INSERT OR IGNORE INTO refused_bytes VALUES (1, 0);
     CREATE TRIGGER IF NOT EXISTS dead_letters_kept AFTER INSERT ON dead_letters WHEN new.stage = 'validation' BEGIN
-        UPDATE refused_bytes SET bytes = bytes + length(new.body) + length(new.message);
+        UPDATE refused_bytes SET bytes = bytes + length(new.body) + length(new.message) + 200;
     END;
     CREATE TRIGGER IF NOT EXISTS dead_letters_gone AFTER DELETE ON dead_letters WHEN old.stage = 'validation' BEGIN
-        UPDATE refused_bytes SET bytes = bytes - length(old.body) - length(old.message);
+        UPDATE refused_bytes SET bytes = bytes - length(old.body) - length(old.message) - 200;
     END;
     CREATE TABLE IF NOT EXISTS replays (
         id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Either, Full};
 use serde_json::Value;
-use telemetryx_common::{DecodeError, EventError, json};
+use telemetryx_common::{DecodeError, json};
 
 use super::request_id::RequestId;
-use crate::intake::{Accepted, Refusal};
+use crate::intake::{Accepted, Refusal, Rejections};
 use crate::query::Receipt;
 
 /// When to come back, where nothing better is known.
@@ -59,7 +59,7 @@ pub(super) fn accepted(accepted: &Accepted, identity: u128, request_id: &Request
     body.extend_from_slice(b"{\"accepted\":");
     json::write_number(accepted.events.into(), &mut body);
     body.extend_from_slice(b",\"rejected\":");
-    json::write_number(accepted.rejected.len() as u64, &mut body);
+    json::write_number(accepted.rejected.count as u64, &mut body);
     body.extend_from_slice(b",\"request_id\":");
     json::write_str(request_id.as_str(), &mut body);
     if let Some(position) = accepted.position {
@@ -75,7 +75,7 @@ pub(super) fn accepted(accepted: &Accepted, identity: u128, request_id: &Request
     bytes(StatusCode::ACCEPTED, "application/json", body)
 }
 
-fn write_errors(errors: &[EventError], body: &mut Vec<u8>) {
+fn write_errors(Rejections { count, errors }: &Rejections, body: &mut Vec<u8>) {
     if errors.is_empty() {
         return;
     }
@@ -87,6 +87,11 @@ fn write_errors(errors: &[EventError], body: &mut Vec<u8>) {
         json::write_error(error, body);
     }
     body.push(b']');
+    let omitted = count.saturating_sub(errors.len());
+    if omitted > 0 {
+        body.extend_from_slice(b",\"errors_omitted\":");
+        json::write_number(omitted as u64, body);
+    }
 }
 
 /// What was refused, and why.

@@ -17,6 +17,8 @@ use crate::intake::{MEMORY_SPENT, Refusal};
 const STEP: usize = 64 << 10;
 /// Most bytes read and forgotten of a body that is not wanted.
 const DISCARDED_MAX: usize = 64 << 20;
+/// Room made at once for a body that comes in pieces; more is made as more arrives.
+const RESERVED_MAX: usize = 256 << 10;
 /// How many such bodies are read at a time, over all connections: each takes a buffer that no budget knows of.
 static DISCARDING: Semaphore = Semaphore::const_new(64);
 
@@ -81,8 +83,9 @@ async fn collect(
     if announced.is_some_and(|length| length > limit) {
         return Err(too_large(limit));
     }
-    let mut permit = memory.take(announced.unwrap_or(STEP)).ok_or(MEMORY_SPENT)?;
-    let mut taken = announced.unwrap_or(STEP);
+    // Step by step, before each step is read: what a client only announces takes nothing from the others.
+    let mut taken = announced.unwrap_or(STEP).min(STEP);
+    let mut permit = memory.take(taken).ok_or(MEMORY_SPENT)?;
     let mut first = Bytes::new();
     let mut joined = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -104,7 +107,7 @@ async fn collect(
             first = data;
         } else {
             if joined.is_empty() {
-                joined.reserve(announced.unwrap_or(length));
+                joined.reserve(announced.unwrap_or(length).min(RESERVED_MAX));
                 joined.extend_from_slice(&std::mem::take(&mut first));
             }
             joined.extend_from_slice(&data);

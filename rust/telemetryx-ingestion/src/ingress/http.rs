@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::header::ACCEPT;
 use ::http::{HeaderName, Method, Request, StatusCode};
@@ -12,6 +13,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 use telemetryx_common::json;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::answer::{self, Answer};
 use super::body::BodyLimits;
@@ -24,6 +26,12 @@ use crate::query::{self, EventPage, EventQuery, Query};
 
 /// Events read at a time for a stream of `/events`.
 const STREAM_PAGE: u32 = 500;
+/// Bytes read at a time for it, about.
+const STREAM_PAGE_BYTES: usize = 256 << 10;
+/// Answers of `/events` under way at a time: each holds a page in memory.
+const READERS_MAX: usize = 16;
+/// A client that takes nothing of a stream for so long has gone.
+const STREAM_STALL: Duration = Duration::from_secs(30);
 /// The largest body that an admin request needs.
 const ADMIN_BODY_MAX: usize = 16 << 10;
 
@@ -32,6 +40,7 @@ pub struct HttpService {
     intake: Arc<Intake>,
     query: Arc<Query>,
     limits: BodyLimits,
+    readers: Arc<Semaphore>,
 }
 
 impl HttpService {
@@ -46,6 +55,7 @@ impl HttpService {
             intake,
             query,
             limits,
+            readers: Arc::new(Semaphore::new(READERS_MAX)),
         }
     }
 
@@ -97,7 +107,9 @@ impl HttpService {
     ) -> Result<Answer, Refusal> {
         let path = request.uri().path().to_owned();
         if endpoint == Endpoint::Admin {
-            self.query.admin.check(request.headers(), peer)?;
+            self.query
+                .admin
+                .check(request.headers(), request.uri(), peer)?;
             return self.administer(&path, request).await;
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) && endpoint != Endpoint::Other {
@@ -128,15 +140,21 @@ impl HttpService {
                 ok(answer)
             }
             (Endpoint::Events, _) => {
-                query.admin.check(request.headers(), peer)?;
+                query.admin.check(request.headers(), request.uri(), peer)?;
                 let wanted = EventQuery::parse(&parameters)?;
+                let turn = Arc::clone(&self.readers).try_acquire_owned();
+                let turn = turn.map_err(|_| Refusal::Overloaded {
+                    code: "too_many_readers",
+                    message: "too many answers of /events are under way; try again",
+                })?;
                 let streams = request.headers().get(ACCEPT).is_some_and(|accept| {
                     accept
                         .to_str()
                         .is_ok_and(|accept| accept.to_ascii_lowercase().contains("ndjson"))
                 });
                 if streams {
-                    self.stream(wanted, parameters.contains_key("limit")).await
+                    self.stream(wanted, parameters.contains_key("limit"), turn)
+                        .await
                 } else {
                     self.page(wanted).await
                 }
@@ -166,23 +184,31 @@ impl HttpService {
     }
 
     /// Every event that matches, or as many as `limit` says, one a line; read as fast as the client takes them.
-    async fn stream(&self, mut wanted: EventQuery, limited: bool) -> Result<Answer, Refusal> {
+    async fn stream(
+        &self,
+        mut wanted: EventQuery,
+        limited: bool,
+        turn: OwnedSemaphorePermit,
+    ) -> Result<Answer, Refusal> {
         let mut left = if limited {
             u64::from(wanted.limit)
         } else {
             u64::MAX
         };
         wanted.limit = u32::try_from(left.min(STREAM_PAGE.into())).unwrap_or(STREAM_PAGE);
+        wanted.max_bytes = STREAM_PAGE_BYTES;
         // The first page before the answer: an error still has a status.
         let first = query::events(&self.query, &wanted).await?;
         let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(2);
         let query = Arc::clone(&self.query);
         tokio::spawn(async move {
+            let _turn = turn;
             let mut page = first;
             loop {
                 left = left.saturating_sub(page.events.len() as u64);
-                if sender.send(lines(&page)).await.is_err() {
-                    return;
+                match sender.send_timeout(lines(&page), STREAM_STALL).await {
+                    Ok(()) => {}
+                    Err(_) => return,
                 }
                 let (Some(next), 1..) = (page.next, left) else {
                     return;

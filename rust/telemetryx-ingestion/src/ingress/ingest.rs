@@ -56,13 +56,13 @@ pub(super) async fn post(
             intake
                 .metrics
                 .http_refused
-                .increment(accepted.rejected.len() as u64);
+                .increment(accepted.rejected.count as u64);
             answer::accepted(&accepted, intake.journal.identity(), request_id)
         }
         Err(refusal) => {
             intake.metrics.request_errors.increment(1);
-            if let Refusal::AllInvalid(errors) = &refusal {
-                intake.metrics.http_refused.increment(errors.len() as u64);
+            if let Refusal::AllInvalid(rejected) = &refusal {
+                intake.metrics.http_refused.increment(rejected.count as u64);
             }
             answer::refused(&refusal)
         }

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
@@ -24,6 +25,10 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const H2_STREAMS_MAX: u32 = 128;
 /// Bytes of headers in one request.
 const HEADERS_MAX: usize = 16 << 10;
+/// An HTTP/2 connection without a request is ended after this time, even if it gives signs of life.
+const H2_IDLE: Duration = Duration::from_secs(30);
+/// Most bytes read ahead on one connection; no budget knows of them, so they are few.
+const READ_BUFFER: usize = 32 << 10;
 /// An idle HTTP/2 connection is asked for a sign of life at least this often.
 const H2_PING: Duration = Duration::from_secs(15);
 /// Connections that the kernel holds until they are accepted. Where that is full it drops newcomers, and they try again
@@ -76,7 +81,7 @@ impl Listener {
         http1
             .timer(TokioTimer::new())
             .header_read_timeout(header_timeout)
-            .max_buf_size(HEADERS_MAX.max(64 << 10));
+            .max_buf_size(READ_BUFFER);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())
@@ -145,9 +150,16 @@ impl Server {
         };
         let Ok(Some(is_h2)) = is_h2 else { return };
         let service = Arc::clone(&self.service);
+        let activity = Arc::new(Activity::default());
+        let seen = Arc::clone(&activity);
         let answer = service_fn(move |request| {
             let service = Arc::clone(&service);
-            async move { Ok::<_, Infallible>(service.answer(request, peer.ip()).await) }
+            let under_way = seen.begin();
+            async move {
+                let answer = service.answer(request, peer.ip()).await;
+                drop(under_way);
+                Ok::<_, Infallible>(answer)
+            }
         });
         let io = TokioIo::new(stream);
         if is_h2 {
@@ -155,6 +167,11 @@ impl Server {
             tokio::select! {
                 ended = connection.as_mut() => return log_end(ended),
                 () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+                () = activity.idle_for(H2_IDLE) => {
+                    connection.as_mut().graceful_shutdown();
+                    tokio::time::timeout(self.header_timeout, connection).await.ok();
+                    return;
+                }
             }
             log_end(connection.await);
         } else {
@@ -165,6 +182,43 @@ impl Server {
             }
             log_end(connection.await);
         }
+    }
+}
+
+/// Whether a connection is used: how many requests are under way, how many there were.
+#[derive(Default)]
+struct Activity {
+    under_way: AtomicUsize,
+    begun: AtomicUsize,
+}
+
+/// A request under way.
+struct UnderWay(Arc<Activity>);
+
+impl Activity {
+    fn begin(self: &Arc<Self>) -> UnderWay {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        UnderWay(Arc::clone(self))
+    }
+
+    /// Resolves when there was no request for that long, or twice as long at the most.
+    async fn idle_for(&self, time: Duration) {
+        let mut begun = usize::MAX;
+        loop {
+            tokio::time::sleep(time).await;
+            let now = self.begun.load(Ordering::Relaxed);
+            if now == begun && self.under_way.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            begun = now;
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -81,6 +81,13 @@ pub fn answer(
             Ok(shown)
         }
         (&Method::POST, ["dead-letters", "redrive"]) => {
+            let selects = ["route", "stage", "id", "all"];
+            if !selects.iter().any(|name| parameters.contains_key(*name)) {
+                return Err(Refusal::BadRequest {
+                    code: "invalid_parameter",
+                    message: "say which: `?route=`, `?stage=`, `?id=`, or `?all=true`".into(),
+                });
+            }
             Ok(json!({ "redriving": letters::ask_redrive(&db, &filter).map_err(sqlite)? }))
         }
         (&Method::POST, ["replays"]) => {

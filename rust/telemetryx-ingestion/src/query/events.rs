@@ -13,6 +13,8 @@ use crate::intake::Refusal;
 /// Events a page has when none is asked for, and at the most.
 const LIMIT_DEFAULT: u32 = 100;
 const LIMIT_MAX: u32 = 10_000;
+/// Bytes a page has at the most, about.
+const PAGE_BYTES_MAX: usize = 8 << 20;
 
 /// Why stored events could not be read: the store's own words.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,8 @@ pub struct EventQuery {
     pub source: Option<String>,
     /// At most this many.
     pub limit: u32,
+    /// At most about this many bytes; the page has a `next` where it ends early.
+    pub max_bytes: usize,
     /// Older than this place.
     pub after: Option<Cursor>,
 }
@@ -104,6 +108,7 @@ impl EventQuery {
             from: time("from")?,
             to: time("to")?,
             limit: LIMIT_DEFAULT,
+            max_bytes: PAGE_BYTES_MAX,
             ..Self::default()
         };
         for (name, value) in parameters {

@@ -34,6 +34,10 @@ pub fn totals(of: &Query) -> Result<Value, Refusal> {
 pub fn source(of: &Query, name: &str) -> Result<Value, Refusal> {
     match counters(of)?.source(name) {
         Some(stats) => json(stats),
+        None if counters(of)?.is_full() => Err(Refusal::NotFound(format!(
+            "`{name}` is not among the sources that are told apart (`max_sources` of the sink `stats`): if it was \
+             seen, it is counted under `(other)`"
+        ))),
         None => Err(Refusal::NotFound(format!(
             "no event of the source `{name}` was seen"
         ))),

@@ -434,7 +434,7 @@ impl Route {
             })
             .collect();
         loop {
-            match self.control.keep(letters.clone()).await {
+            match self.control.keep(letters.clone(), None).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     tracing::error!(route = self.handle.name(), %error, "dead letters cannot be kept")

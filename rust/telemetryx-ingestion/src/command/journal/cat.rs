@@ -1,13 +1,13 @@
 //! `journal cat`: events as NDJSON. One buffer, written whenever it is full; nothing is copied but into it.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Args;
 use telemetryx_common::{Event, json, wire};
 use telemetryx_journal::{Entry, GapReason};
 
-use super::super::operator::{DataDir, Failure, Moment};
+use super::super::operator::{DataDir, Failure, Moment, drives_terminal};
 
 /// Bytes of bodies read at a time.
 const READ_BYTES: usize = 1 << 20;
@@ -47,6 +47,7 @@ pub(super) fn run(dir: &DataDir, args: &CatArgs) -> Result<ExitCode, Failure> {
         to: to.get(),
         left: args.limit.unwrap_or(u64::MAX),
         with_offsets: args.with_offsets,
+        on_terminal: io::stdout().is_terminal(),
     };
     let mut damaged = false;
     'reading: while reader.position() < to && printer.left > 0 {
@@ -104,6 +105,21 @@ struct Printer<W> {
     /// How many events may still be printed.
     left: u64,
     with_offsets: bool,
+    /// What would drive the terminal is escaped, as JSON allows; the text says the same.
+    on_terminal: bool,
+}
+
+/// Lines of JSON with escapes for what a terminal would obey. Outside of strings JSON has no such characters but blanks.
+fn escaped(lines: &str) -> String {
+    let mut out = String::with_capacity(lines.len());
+    for c in lines.chars() {
+        if drives_terminal(c) && !matches!(c, '\n' | '\r' | '\t') {
+            out.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 impl<W: Write> Printer<W> {
@@ -142,6 +158,9 @@ impl<W: Write> Printer<W> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if self.on_terminal {
+            self.buffer = escaped(&String::from_utf8_lossy(&self.buffer)).into_bytes();
+        }
         self.out.write_all(&self.buffer)?;
         self.buffer.clear();
         self.out.flush()
@@ -168,6 +187,7 @@ mod tests {
             to: 14,
             left: 2,
             with_offsets: true,
+            on_terminal: false,
         };
         printer.record(10, &body).unwrap();
         printer.flush().unwrap();
@@ -187,5 +207,14 @@ mod tests {
             })
             .collect();
         assert_eq!(seen, [(11, "b"), (12, "c")]);
+    }
+
+    #[test]
+    fn on_a_terminal_nothing_drives_it_and_the_json_says_the_same() {
+        let line = "{\"a\":\"\u{9b}31m\u{202e}é\"}\n";
+        let shown = escaped(line);
+        assert_eq!(shown, "{\"a\":\"\\u009b31m\\u202eé\"}\n");
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(value(&shown), value(line));
     }
 }

@@ -11,6 +11,8 @@ use telemetryx_common::{Event, EventType, Source, Timestamp};
 use super::schema;
 use crate::query::{Cursor, EventPage, EventQuery, EventStore, StoreError};
 
+/// What an event takes beside its payload, about.
+const EVENT_BYTES: usize = 300;
 const COLUMNS: &str =
     "seq, id, ts, type, source, schema_version, partition_key, attributes, payload, received_at";
 
@@ -56,8 +58,99 @@ impl EventStore for SqliteEvents {
     }
 }
 
+/// One page. Behind a cursor these are two ranges of the index, each read from its start: the rest of the cursor's own
+/// moment, then what is older. As one condition SQLite would step over all events of that moment again for each page.
 fn select(connection: &Connection, query: &EventQuery) -> rusqlite::Result<EventPage> {
-    let mut conditions: Vec<&str> = Vec::new();
+    let mut page = Reading::new(query);
+    match query.after {
+        None => page.read(connection, query, "", &[])?,
+        Some(Cursor { ts, place }) => {
+            let ts = Value::from(ts.unix_nanos());
+            let same_moment = "ts = ? AND seq < ?";
+            page.read(connection, query, same_moment, &[ts.clone(), place.into()])?;
+            page.read(connection, query, "ts < ?", &[ts])?;
+        }
+    }
+    Ok(EventPage {
+        events: page.events,
+        next: page.next,
+    })
+}
+
+/// A page while it is read.
+struct Reading {
+    limit: usize,
+    bytes_left: usize,
+    events: Vec<Event<'static>>,
+    /// The last event read.
+    last: Option<Cursor>,
+    /// Set once there is one event more than fits.
+    next: Option<Cursor>,
+}
+
+impl Reading {
+    fn new(query: &EventQuery) -> Self {
+        Self {
+            limit: query.limit as usize,
+            bytes_left: query.max_bytes,
+            events: Vec::new(),
+            last: None,
+            next: None,
+        }
+    }
+
+    /// Adds the events of one range, until the page is full.
+    fn read(
+        &mut self,
+        connection: &Connection,
+        query: &EventQuery,
+        range: &str,
+        bounds: &[Value],
+    ) -> rusqlite::Result<()> {
+        if self.next.is_some() {
+            return Ok(());
+        }
+        let (mut conditions, mut values) = conditions(query);
+        if !range.is_empty() {
+            conditions.push(range);
+            values.extend_from_slice(bounds);
+        }
+        let conditions = match conditions.as_slice() {
+            [] => String::new(),
+            some => format!("WHERE {}", some.join(" AND ")),
+        };
+        values.push(
+            i64::try_from(self.limit - self.events.len() + 1)
+                .unwrap_or(i64::MAX)
+                .into(),
+        );
+        let sql =
+            format!("SELECT {COLUMNS} FROM events {conditions} ORDER BY ts DESC, seq DESC LIMIT ?");
+        let mut statement = connection.prepare_cached(&sql)?;
+        let mut rows = statement.query(params_from_iter(values))?;
+        while let Some(row) = rows.next()? {
+            // A page holds at least one event, however large.
+            if self.events.len() == self.limit || (self.bytes_left == 0 && !self.events.is_empty())
+            {
+                self.next = self.last;
+                break;
+            }
+            let event = event(row)?;
+            self.bytes_left = self
+                .bytes_left
+                .saturating_sub(EVENT_BYTES + event.payload.len());
+            self.last = Some(Cursor {
+                ts: event.ts,
+                place: row.get(0)?,
+            });
+            self.events.push(event);
+        }
+        Ok(())
+    }
+}
+
+fn conditions<'a>(query: &EventQuery) -> (Vec<&'a str>, Vec<Value>) {
+    let mut conditions = Vec::new();
     let mut values: Vec<Value> = Vec::new();
     if let Some(from) = query.from {
         conditions.push("ts >= ?");
@@ -82,38 +175,7 @@ fn select(connection: &Connection, query: &EventQuery) -> rusqlite::Result<Event
         }
         values.push(source.clone().into());
     }
-    if let Some(Cursor { ts, place }) = query.after {
-        conditions.push("(ts, seq) < (?, ?)");
-        values.extend([ts.unix_nanos().into(), place.into()]);
-    }
-    let conditions = if conditions.is_empty() {
-        String::new()
-    } else {
-        format!("WHERE {}", conditions.join(" AND "))
-    };
-    values.push((i64::from(query.limit) + 1).into());
-    let sql =
-        format!("SELECT {COLUMNS} FROM events {conditions} ORDER BY ts DESC, seq DESC LIMIT ?");
-    let mut statement = connection.prepare_cached(&sql)?;
-    let mut rows = statement.query(params_from_iter(values))?;
-    let mut page = EventPage {
-        events: Vec::new(),
-        next: None,
-    };
-    let mut last = None;
-    while let Some(row) = rows.next()? {
-        if page.events.len() == query.limit as usize {
-            page.next = last;
-            break;
-        }
-        let event = event(row)?;
-        last = Some(Cursor {
-            ts: event.ts,
-            place: row.get(0)?,
-        });
-        page.events.push(event);
-    }
-    Ok(page)
+    (conditions, values)
 }
 
 fn event(row: &Row<'_>) -> rusqlite::Result<Event<'static>> {
