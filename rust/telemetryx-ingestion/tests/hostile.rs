@@ -158,6 +158,7 @@ fn connections_over_the_limit_are_closed_at_once_and_room_comes_back() {
             .and_then(|mut new| new.request("POST", "/ingest", &[JSON], event("a").as_bytes()))
             .is_ok_and(|answer| answer.status == 202)
     });
+    assert!(held.iter_mut().all(|one| one.closes_within(SOON)));
     assert!(support::metric(&service, "ingestion_connections_refused_total") >= 35.0);
 }
 
