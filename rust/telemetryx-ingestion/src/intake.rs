@@ -28,6 +28,10 @@ use crate::journal::{AppendError, Durability, EncodedBatch, Journal, Position};
 use crate::observe::{DoorBooks, Metrics, OverloadLog, dead_letters};
 use crate::validators::EventValidator;
 
+mod refusal;
+
+pub use refusal::{ERRORS_MAX, MEMORY_SPENT, Refusal, Rejections};
+
 /// How a body is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -85,88 +89,6 @@ pub struct Accepted {
     pub durability: &'static str,
     /// The events that were refused; the others are not affected.
     pub rejected: Rejections,
-}
-
-/// Events of a request that were refused.
-#[derive(Debug, Default)]
-pub struct Rejections {
-    /// How many.
-    pub count: usize,
-    /// Why, for the first [`ERRORS_MAX`] of them.
-    pub errors: Vec<EventError>,
-}
-
-/// Why nothing of a request was kept. The edge turns it into its protocol's answer.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// The body is not what its type says.
-    #[error("{0}")]
-    Undecodable(#[from] DecodeError),
-    /// It can be read, but not as it was sent: a bad header, a truncated gzip.
-    #[error("{message}")]
-    BadRequest {
-        /// Short snake_case name of the fault.
-        code: &'static str,
-        /// What is wrong and what would be right.
-        message: String,
-    },
-    /// Every event is invalid.
-    #[error("{}", all_invalid(.0))]
-    AllInvalid(Rejections),
-    /// A body, an event or a batch is over its limit.
-    #[error("{what} is over the limit of {limit}")]
-    TooLarge {
-        /// What is too large.
-        what: &'static str,
-        /// The limit, with its unit.
-        limit: String,
-    },
-    /// The content type or encoding is not known.
-    #[error("{0}")]
-    Unsupported(String),
-    /// The body came too slowly.
-    #[error("the body did not arrive within {0:?}")]
-    TooSlow(Duration),
-    /// The client went away in the middle of the body.
-    #[error("the connection ended before the body did")]
-    Gone,
-    /// No key, or an unknown one.
-    #[error("{0}")]
-    Unauthorized(&'static str),
-    /// A key that may not.
-    #[error("{0}")]
-    Forbidden(&'static str),
-    /// There is nothing of that name.
-    #[error("{0}")]
-    NotFound(String),
-    /// There is something of that name, but not with this method.
-    #[error("this endpoint takes {0}")]
-    MethodNotAllowed(&'static str),
-    /// The client sends too often.
-    #[error("the rate limit is spent")]
-    RateLimited(Duration),
-    /// There is no room now: memory, queue or backlog.
-    #[error("{message}")]
-    Overloaded {
-        /// Short snake_case name of what is full.
-        code: &'static str,
-        /// What is full, for a person.
-        message: &'static str,
-    },
-    /// The journal cannot write, or the service is going down.
-    #[error("{0}")]
-    Unavailable(String),
-    /// A fault of ours.
-    #[error("an internal fault; the log has it under this request id")]
-    Internal,
-}
-
-fn all_invalid(Rejections { count, errors }: &Rejections) -> String {
-    let first = errors.first().map_or("", |error| &error.message);
-    match count {
-        1 => format!("the event is invalid: {first}"),
-        _ => format!("none of the {count} events is valid; the first: {first}"),
-    }
 }
 
 /// What the path needs; made once by `service`.
@@ -515,16 +437,8 @@ impl Intake {
     }
 }
 
-/// Most errors told in one answer: a few bytes of body can be many refused events.
-pub const ERRORS_MAX: usize = 1000;
 /// What a refused event takes beside its bytes and its message, about.
 const REFUSED_BYTES: usize = 300;
-
-/// The answer when the memory budget is spent.
-pub const MEMORY_SPENT: Refusal = Refusal::Overloaded {
-    code: "memory_budget_spent",
-    message: "too many bytes are under way; try again",
-};
 
 /// Why an event was refused, and the client's own bytes of it.
 type Rejected<'b> = (EventError, &'b [u8]);

@@ -41,6 +41,30 @@ fn nearest(name: &str, known: &[&'static str]) -> String {
         .unwrap_or_default()
 }
 
+/// The factory of that name.
+///
+/// # Errors
+/// [`PluginError::Unknown`] if there is none; it names the nearest.
+pub fn find<'f, F>(
+    kind: &'static str,
+    name: &str,
+    factories: impl Iterator<Item = &'f F> + Clone,
+    named: impl Fn(&F) -> &'static str,
+) -> Result<&'f F, PluginError> {
+    factories
+        .clone()
+        .find(|factory| named(factory) == name)
+        .ok_or_else(|| {
+            let mut known: Vec<_> = factories.map(named).collect();
+            known.sort_unstable();
+            PluginError::Unknown {
+                kind,
+                name: name.to_owned(),
+                known,
+            }
+        })
+}
+
 /// Reads a plug-in's settings into its own type; the error names the key and what it takes.
 ///
 /// # Errors

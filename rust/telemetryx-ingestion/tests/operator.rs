@@ -1,6 +1,6 @@
 //! What an operator does at the command line: look at what was refused, send it again, deliver again what a sink lost,
 //! look into the journal. On the real binary, with the service running and stopped.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::string_slice)]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! `Window` under random events, commits, failed deliveries and crashes: every window is emitted exactly once (by id),
 //! always with the same content, and with the numbers of a naive model.
 //!
-//! Each case is made from a seed; a failure prints it, and `WINDOW_SEED=… cargo test --test windows` runs it alone.
+//! Each case is made from a seed; a failure prints it, and `TELEMETRYX_SEED=… cargo test --test windows` runs it alone.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -335,13 +335,13 @@ fn case(seed: u64) {
 
 #[test]
 fn every_window_is_emitted_exactly_once_with_the_right_numbers_whatever_crashes() {
-    if let Ok(seed) = std::env::var("WINDOW_SEED") {
-        return case(seed.parse().expect("WINDOW_SEED is a number"));
+    if let Ok(seed) = std::env::var("TELEMETRYX_SEED") {
+        return case(seed.parse().expect("TELEMETRYX_SEED is a number"));
     }
     let base = fastrand::u64(..);
     for seed in (0..CASES).map(|n| base.wrapping_add(n)) {
         if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| case(seed))) {
-            eprintln!("failed with WINDOW_SEED={seed}");
+            eprintln!("failed with TELEMETRYX_SEED={seed}");
             std::panic::resume_unwind(panic);
         }
     }

@@ -1,7 +1,7 @@
 //! The operator's side table, `<data_dir>/control.db`: dead letters, replays asked for, the books of the door.
 //!
 //! It is a SQLite file so that `telemetryx dead-letters` and `telemetryx replay` can read and change it whether the
-//! service runs or not; the running service notices a change made by another process within [`POLL`]. One thread owns
+//! service runs or not; the running service notices a change made by another process within a quarter of a second. One thread owns
 //! the writing connection: all who wait share a transaction, as in the journal.
 //!
 //! | file | what |

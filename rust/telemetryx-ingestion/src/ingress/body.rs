@@ -81,7 +81,7 @@ async fn collect(
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > limit) {
-        return Err(too_large(limit));
+        return Err(Refusal::body_too_large(limit));
     }
     // Step by step, before each step is read: what a client only announces takes nothing from the others.
     let mut taken = announced.unwrap_or(STEP).min(STEP);
@@ -94,7 +94,7 @@ async fn collect(
         };
         let length = first.len() + joined.len() + data.remaining();
         if length > limit {
-            return Err(too_large(limit));
+            return Err(Refusal::body_too_large(limit));
         }
         while length > taken {
             if !permit.grow(STEP) {
@@ -124,11 +124,4 @@ async fn collect(
         },
         permit,
     ))
-}
-
-pub(super) fn too_large(limit: usize) -> Refusal {
-    Refusal::TooLarge {
-        what: "the body",
-        limit: format!("{limit} bytes (http.max_body)"),
-    }
 }

@@ -8,7 +8,6 @@ use std::io::{self, Read};
 use ::http::HeaderValue;
 use bytes::Bytes;
 
-use super::body::too_large;
 use crate::admission::MemoryPermit;
 use crate::intake::{MEMORY_SPENT, Refusal};
 
@@ -97,7 +96,7 @@ pub(super) fn unpack(
             .read_to_end(&mut out)
             .map_err(broken)?;
         if out.len() > limit {
-            return Err(too_large(limit));
+            return Err(Refusal::body_too_large(limit));
         }
         if read < room {
             return Ok((out.into(), permit));

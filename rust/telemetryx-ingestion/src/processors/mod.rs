@@ -16,7 +16,7 @@ use telemetryx_common::Timestamp;
 
 use crate::config::PluginConfig;
 use crate::counters::Counters;
-use crate::plugin::PluginError;
+use crate::plugin::{self, PluginError};
 use crate::route::EventBatch;
 
 mod enrich;
@@ -119,16 +119,8 @@ inventory::collect!(ProcessingPluginFactory);
 /// # Errors
 /// [`PluginError`] if none has that name, or it refuses its settings.
 pub fn build(config: &PluginConfig) -> Result<Box<dyn EventProcessor>, PluginError> {
-    let factories = || inventory::iter::<ProcessingPluginFactory>.into_iter();
-    let Some(factory) = factories().find(|factory| factory.name == config.name) else {
-        let mut known: Vec<_> = factories().map(|factory| factory.name).collect();
-        known.sort_unstable();
-        return Err(PluginError::Unknown {
-            kind: "processor",
-            name: config.name.clone(),
-            known,
-        });
-    };
+    let factories = inventory::iter::<ProcessingPluginFactory>.into_iter();
+    let factory = plugin::find("processor", &config.name, factories, |factory| factory.name)?;
     (factory.constructor)(config.parameters())
 }
 

@@ -8,6 +8,8 @@
 //! | `breaker.rs` | the circuit breaker |
 //! | `batch.rs` | [`EventBatch`] |
 //! | `filter.rs` | which events a route wants |
+//! | `commit.rs` | what is saved with the cursor, and how often |
+//! | `under_way.rs` | a batch that must be settled or given back |
 //! | `books.rs` | what became of every event, exact at every moment |
 //! | `redrive.rs`, `replay.rs` | dead letters sent again; events delivered again |
 //!
@@ -16,14 +18,17 @@
 mod batch;
 mod books;
 mod breaker;
+mod commit;
 mod delivering;
 mod filter;
 mod pipeline;
 mod redrive;
 mod replay;
 mod runner;
+mod under_way;
 
 pub use batch::{EventBatch, Origin};
 pub use books::{Books, RouteHandle, RouteStatus, SinkHealth};
+pub use commit::saved_books;
 pub use filter::RouteFilter;
-pub use runner::{Route, RouteError, RouteSettings, saved_books};
+pub use runner::{Route, RouteError, RouteSettings};

@@ -2,7 +2,7 @@
 //!
 //! A batch under way is settled exactly once: every event of it is delivered, filtered, dead or expired, and its route's
 //! position moves past it in the same step. Cursor, books, processors' and sink's state are saved together, at most
-//! every [`COMMIT_EVERY`] while there is work and at once when there is none. Whatever goes wrong in between, the route
+//! every `COMMIT_EVERY` while there is work and at once when there is none. Whatever goes wrong in between, the route
 //! goes back to its last commit and delivers again from there.
 
 use std::panic::AssertUnwindSafe;
@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::RouteFilter;
 use super::books::{Books, RouteHandle};
 use super::breaker::Breaker;
+use super::commit::{COMMIT_EVERY, CommitPace, NEVER, Saved};
 use super::delivering::{Delivered, Deliverer, Stopped};
 use super::pipeline::{Pipeline, Refused, Step};
 use super::redrive::{self, Redriven};
 use super::replay::Replayer;
+use super::under_way::UnderWay;
 use crate::clock;
 use crate::config::{BreakerConfig, FilterConfig, RetryConfig};
 use crate::control::{Control, DeadLetter, Stage};
@@ -31,11 +31,8 @@ use crate::observe::{Metrics, dead_letters};
 use crate::processors::EventProcessor;
 use crate::sinks::Sink;
 
-/// How much work a crash may repeat: a commit costs a sync of the disk.
-const COMMIT_EVERY: Duration = Duration::from_millis(500);
 /// When dead letters are tried again that the sink could not take.
 const REDRIVE_AGAIN: Duration = Duration::from_secs(5);
-const NEVER: Duration = Duration::from_secs(3600);
 /// The pause after something went wrong that is not the sink's fault.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -73,27 +70,6 @@ pub struct RouteSettings {
     pub retry: RetryConfig,
     /// When it leaves its sink alone.
     pub breaker: BreakerConfig,
-}
-
-/// What is saved with the cursor.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Saved {
-    books: Books,
-    #[serde(default)]
-    processors: Value,
-    #[serde(default)]
-    sink: Value,
-    /// Dead letters that were sent again and may still lie in the control file.
-    #[serde(default)]
-    redriven: Vec<i64>,
-}
-
-/// The books in what a route saved with its cursor; `None` before its first commit.
-#[must_use]
-pub fn saved_books(state: &[u8]) -> Option<Books> {
-    serde_json::from_slice::<Saved>(state)
-        .ok()
-        .map(|saved| saved.books)
 }
 
 /// One route.
@@ -516,90 +492,5 @@ enum Handled {
 impl Handled {
     fn is_given_back(&self) -> bool {
         matches!(self, Self::GivenBack)
-    }
-}
-
-/// When the next commit is due: soon when there is something to save, not so often that saving is all the route does.
-struct CommitPace {
-    position: u64,
-    touched: bool,
-    last: Instant,
-    every: Duration,
-}
-
-impl CommitPace {
-    fn new(subscription: &dyn Subscription) -> Self {
-        Self {
-            position: subscription.position(),
-            touched: subscription.state().is_empty(),
-            last: Instant::now(),
-            every: COMMIT_EVERY,
-        }
-    }
-
-    fn is_dirty(&self, position: u64) -> bool {
-        self.touched || position != self.position
-    }
-
-    fn is_due(&self, position: u64, idle: bool) -> bool {
-        let since = self.last.elapsed();
-        self.is_dirty(position) && (since >= self.every || idle && since >= self.every / 5)
-    }
-
-    fn due_in(&self, position: u64) -> Duration {
-        if self.is_dirty(position) {
-            (self.every / 5)
-                .saturating_sub(self.last.elapsed())
-                .max(Duration::from_millis(1))
-        } else {
-            NEVER
-        }
-    }
-
-    fn touch(&mut self) {
-        self.touched = true;
-    }
-
-    fn committed(&mut self, position: u64, took: Duration) {
-        self.position = position;
-        self.touched = false;
-        self.last = Instant::now();
-        self.every = COMMIT_EVERY.max(took * 20);
-    }
-}
-
-/// A batch that must be settled or given back. Anything else would let events vanish unbooked: it is counted, and in
-/// debug builds it panics.
-struct UnderWay {
-    settled: bool,
-    metrics: Arc<Metrics>,
-}
-
-impl UnderWay {
-    fn new(metrics: Arc<Metrics>) -> Self {
-        Self {
-            settled: false,
-            metrics,
-        }
-    }
-
-    /// Every event is accounted for: the route's position moves past them.
-    fn settle(mut self, handle: &RouteHandle, end: DeliveryId, books: Books) {
-        self.settled = true;
-        handle.settle(end.0, books);
-    }
-
-    /// Nothing is settled: the journal still holds them, and the route comes back to them.
-    fn give_back(mut self) {
-        self.settled = true;
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        if !self.settled && !std::thread::panicking() {
-            self.metrics.internal_errors.increment(1);
-            debug_assert!(false, "a batch was dropped unsettled");
-        }
     }
 }

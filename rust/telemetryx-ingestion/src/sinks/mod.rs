@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::config::SinkConfig;
 use crate::counters::Counters;
-use crate::plugin::PluginError;
+use crate::plugin::{self, PluginError};
 use crate::query::EventStore;
 use crate::route::EventBatch;
 
@@ -125,18 +125,8 @@ inventory::collect!(SinkFactory);
 /// # Errors
 /// [`PluginError::Unknown`] if there is none.
 pub fn factory(config: &SinkConfig) -> Result<&'static SinkFactory, PluginError> {
-    let factories = || inventory::iter::<SinkFactory>.into_iter();
-    factories()
-        .find(|factory| factory.kind == config.kind)
-        .ok_or_else(|| {
-            let mut known: Vec<_> = factories().map(|factory| factory.kind).collect();
-            known.sort_unstable();
-            PluginError::Unknown {
-                kind: "sink",
-                name: config.kind.clone(),
-                known,
-            }
-        })
+    let factories = inventory::iter::<SinkFactory>.into_iter();
+    plugin::find("sink", &config.kind, factories, |factory| factory.kind)
 }
 
 /// Makes the sink that `config` names.

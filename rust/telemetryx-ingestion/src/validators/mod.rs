@@ -17,7 +17,7 @@ use telemetryx_common::Event;
 pub use telemetryx_common::EventError as EventValidationError;
 
 use crate::config::PluginConfig;
-use crate::plugin::PluginError;
+use crate::plugin::{self, PluginError};
 
 mod allow_deny;
 mod event_type;
@@ -50,16 +50,8 @@ inventory::collect!(ValidationPluginFactory);
 /// # Errors
 /// [`PluginError`] if none has that name, or it refuses its settings.
 pub fn build(config: &PluginConfig) -> Result<Box<dyn EventValidator>, PluginError> {
-    let factories = || inventory::iter::<ValidationPluginFactory>.into_iter();
-    let Some(factory) = factories().find(|factory| factory.name == config.name) else {
-        let mut known: Vec<_> = factories().map(|factory| factory.name).collect();
-        known.sort_unstable();
-        return Err(PluginError::Unknown {
-            kind: "validator",
-            name: config.name.clone(),
-            known,
-        });
-    };
+    let factories = inventory::iter::<ValidationPluginFactory>.into_iter();
+    let factory = plugin::find("validator", &config.name, factories, |factory| factory.name)?;
     (factory.constructor)(config.parameters())
 }
 

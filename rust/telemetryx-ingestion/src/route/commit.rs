@@ -1,0 +1,84 @@
+//! What a route saves with its cursor, and how often.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Books;
+use crate::journal::Subscription;
+
+/// How much work a crash may repeat: a commit costs a sync of the disk.
+pub(super) const COMMIT_EVERY: Duration = Duration::from_millis(500);
+/// When there is nothing to wait for.
+pub(super) const NEVER: Duration = Duration::from_secs(3600);
+
+/// What is saved with the cursor.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Saved {
+    pub(super) books: Books,
+    #[serde(default)]
+    pub(super) processors: Value,
+    #[serde(default)]
+    pub(super) sink: Value,
+    /// Dead letters that were sent again and may still lie in the control file.
+    #[serde(default)]
+    pub(super) redriven: Vec<i64>,
+}
+
+/// The books in what a route saved with its cursor; `None` before its first commit.
+#[must_use]
+pub fn saved_books(state: &[u8]) -> Option<Books> {
+    serde_json::from_slice::<Saved>(state)
+        .ok()
+        .map(|saved| saved.books)
+}
+
+/// When the next commit is due: soon when there is something to save, not so often that saving is all the route does.
+pub(super) struct CommitPace {
+    position: u64,
+    touched: bool,
+    last: Instant,
+    every: Duration,
+}
+
+impl CommitPace {
+    pub(super) fn new(subscription: &dyn Subscription) -> Self {
+        Self {
+            position: subscription.position(),
+            touched: subscription.state().is_empty(),
+            last: Instant::now(),
+            every: COMMIT_EVERY,
+        }
+    }
+
+    fn is_dirty(&self, position: u64) -> bool {
+        self.touched || position != self.position
+    }
+
+    pub(super) fn is_due(&self, position: u64, idle: bool) -> bool {
+        let since = self.last.elapsed();
+        self.is_dirty(position) && (since >= self.every || idle && since >= self.every / 5)
+    }
+
+    pub(super) fn due_in(&self, position: u64) -> Duration {
+        if self.is_dirty(position) {
+            (self.every / 5)
+                .saturating_sub(self.last.elapsed())
+                .max(Duration::from_millis(1))
+        } else {
+            NEVER
+        }
+    }
+
+    pub(super) fn touch(&mut self) {
+        self.touched = true;
+    }
+
+    pub(super) fn committed(&mut self, position: u64, took: Duration) {
+        self.position = position;
+        self.touched = false;
+        self.last = Instant::now();
+        self.every = COMMIT_EVERY.max(took * 20);
+    }
+}
