@@ -12,6 +12,12 @@ use telemetryx_common::{Event, Source, Timestamp};
 use crate::plugin::PluginError;
 
 const NANOS_PER_MINUTE: i64 = 60_000_000_000;
+/// What the counts may take when they are saved, about; a cursor's state has an upper limit. Beyond it new sources, types
+/// of a source and types of a minute are counted as others.
+const BYTES_MAX: usize = 8 << 20;
+/// What a source takes beside its name, and one count of a type.
+const SOURCE_BYTES: usize = 100;
+const COUNT_BYTES: usize = 16;
 /// Sources and types beyond their limits are counted under this name.
 pub const OTHER: &str = "(other)";
 
@@ -19,7 +25,8 @@ pub const OTHER: &str = "(other)";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CountersLimits {
-    /// Sources counted one by one; later ones are counted together as `(other)`. About 200 bytes of memory each.
+    /// Sources counted one by one; later ones are counted together as `(other)`. All counts together take at most about 8 MiB saved, a
+    /// few times that in memory.
     pub max_sources: usize,
     /// Types told apart; later ones are counted together as `(other)`.
     pub max_types: usize,
@@ -47,6 +54,9 @@ pub struct Counters {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Counts {
     events: u64,
+    /// About what it takes to save them.
+    #[serde(skip)]
+    bytes: usize,
     /// Names of types; other fields refer to them by place.
     types: Vec<String>,
     #[serde(skip)]
@@ -106,8 +116,10 @@ impl Counters {
         for event in events {
             counts.add(event, &self.limits);
         }
-        while counts.minutes.len() > self.limits.minutes {
-            counts.minutes.pop_first();
+        while counts.minutes.len() > self.limits.minutes
+            && let Some((_, types)) = counts.minutes.pop_first()
+        {
+            counts.bytes = counts.bytes.saturating_sub(types.len() * COUNT_BYTES);
         }
     }
 
@@ -129,6 +141,16 @@ impl Counters {
             })?,
         };
         counts.places = counts.types.iter().cloned().zip(0..).collect();
+        let sources = counts.sources.iter();
+        counts.bytes = sources
+            .map(|(name, source)| name.len() + SOURCE_BYTES + source.types.len() * COUNT_BYTES)
+            .chain(
+                counts
+                    .minutes
+                    .values()
+                    .map(|types| types.len() * COUNT_BYTES),
+            )
+            .sum();
         *self.counts.lock() = counts;
         Ok(())
     }
@@ -201,6 +223,12 @@ impl Counters {
 impl Counts {
     fn add(&mut self, event: &Event<'_>, limits: &CountersLimits) {
         let place = self.place(event.event_type.as_str(), limits);
+        let full = self.bytes > BYTES_MAX;
+        let other = if full {
+            self.place(OTHER, limits)
+        } else {
+            place
+        };
         let ts = event.ts.unix_nanos();
         let number;
         let (name, numeric) = match &event.source {
@@ -214,7 +242,7 @@ impl Counts {
         let source = match self.sources.get_mut(name) {
             Some(source) => source,
             None => {
-                let name = if self.sources.len() < limits.max_sources {
+                let name = if self.sources.len() < limits.max_sources && !full {
                     name
                 } else {
                     if !self.sources.contains_key(OTHER) {
@@ -225,6 +253,7 @@ impl Counts {
                     }
                     OTHER
                 };
+                self.bytes += name.len() + SOURCE_BYTES;
                 self.sources
                     .entry(name.to_owned())
                     .or_insert_with(|| SourceCounts {
@@ -237,9 +266,10 @@ impl Counts {
         };
         source.first = source.first.min(ts);
         source.last = source.last.max(ts);
-        bump(&mut source.types, place);
+        let mut added = bump(&mut source.types, place, other);
         let minute = event.received_at.unix_nanos().div_euclid(NANOS_PER_MINUTE);
-        bump(self.minutes.entry(minute).or_default(), place);
+        added += bump(self.minutes.entry(minute).or_default(), place, other);
+        self.bytes += added * COUNT_BYTES;
     }
 
     fn place(&mut self, name: &str, limits: &CountersLimits) -> u32 {
@@ -270,10 +300,84 @@ impl Counts {
     }
 }
 
-/// Adds one; the list is sorted by place.
-fn bump(types: &mut Vec<(u32, u64)>, place: u32) {
-    match types.binary_search_by_key(&place, |(place, _)| *place) {
-        Ok(found) => types[found].1 += 1,
-        Err(missing) => types.insert(missing, (place, 1)),
+/// Adds one to the count at `place`, or at `other` if there is none yet; how many counts that made. The list is sorted.
+fn bump(types: &mut Vec<(u32, u64)>, place: u32, other: u32) -> usize {
+    for place in [place, other] {
+        match types.binary_search_by_key(&place, |(place, _)| *place) {
+            Ok(found) => {
+                types[found].1 += 1;
+                return 0;
+            }
+            Err(missing) if place == other => {
+                types.insert(missing, (place, 1));
+                return 1;
+            }
+            Err(_) => {}
+        }
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Events of sources and types with the longest names there can be.
+    fn events(sources: usize, types: usize) -> impl Iterator<Item = Event<'static>> {
+        (0..sources).flat_map(move |source| {
+            (0..types).map(move |kind| {
+                let mut event = Event::new(Timestamp::from_unix_nanos(1));
+                event.source = Source::Name(format!("{source:0>256}").into());
+                event.event_type =
+                    telemetryx_common::EventType::from_name(format!("{kind:0>128}").into());
+                event
+            })
+        })
+    }
+
+    fn count(counters: &Counters, events: impl Iterator<Item = Event<'static>>) -> usize {
+        let mut counted = 0;
+        for event in events {
+            counters.count(std::iter::once(&event));
+            counted += 1;
+        }
+        counted
+    }
+
+    #[test]
+    fn what_is_saved_stays_small_whatever_names_come_and_every_event_is_counted() {
+        let counters = Counters::new(CountersLimits::default());
+        let mut counted = count(&counters, events(60_000, 1));
+        counted += count(&counters, events(400, 400));
+        let saved = serde_json::to_vec(&counters.save()).unwrap();
+        assert!(saved.len() < 14 << 20, "{} bytes", saved.len());
+        assert_eq!(counters.counts.lock().events, counted as u64);
+        let in_sources = |counts: &Counts| -> u64 {
+            let types = counts.sources.values().flat_map(|source| &source.types);
+            types.map(|(_, count)| count).sum()
+        };
+        assert_eq!(in_sources(&counters.counts.lock()), counted as u64);
+
+        let again = Counters::new(CountersLimits::default());
+        again
+            .restore(serde_json::from_slice(&saved).unwrap())
+            .unwrap();
+        assert_eq!(again.save(), counters.save());
+        assert!(again.counts.lock().bytes > BYTES_MAX / 2);
+    }
+
+    #[test]
+    fn sources_beyond_the_limit_are_counted_together() {
+        let limits = CountersLimits {
+            max_sources: 2,
+            ..CountersLimits::default()
+        };
+        let counters = Counters::new(limits);
+        count(&counters, events(5, 1));
+        assert_eq!(
+            counters.source(OTHER).map(|other| other.total_events),
+            Some(3)
+        );
+        assert!(counters.is_full());
     }
 }

@@ -60,6 +60,16 @@ async fn serve(intake: &Intake) -> Result<usize, Box<dyn std::error::Error + Sen
                     .bury_again(letter.id, "undecodable".to_owned(), refusal.to_string())
                     .await?;
             }
+            Err(Refusal::Internal) => {
+                intake
+                    .control
+                    .bury_again(
+                        letter.id,
+                        "internal".to_owned(),
+                        Refusal::Internal.to_string(),
+                    )
+                    .await?;
+            }
             Err(refusal) => return Err(refusal.into()),
         }
     }

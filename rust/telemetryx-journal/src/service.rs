@@ -14,6 +14,7 @@ use crate::error::AppendError;
 use crate::offset::Position;
 use crate::record::Record;
 use crate::shared::Shared;
+use crate::status::Health;
 use crate::writer::{Core, Outcome, Pending};
 
 /// What appends go through.
@@ -215,9 +216,16 @@ impl Drop for Service {
     /// However the thread ends, by a panic too: nobody is left waiting.
     fn drop(&mut self) {
         let mut state = self.queue.state.lock();
+        let expected = state.ending.is_some();
         state.ending.get_or_insert(Ending::Dropped);
         state.waiting.clear();
         drop(state);
+        if !expected {
+            *self.shared.health.lock() = Health::Unhealthy {
+                since: self.shared.clock.wall_ns(),
+                reason: "the writer thread ended by a fault of its own".into(),
+            };
+        }
         if !self.shared.end.is_closed() {
             self.shared.end.close();
         }

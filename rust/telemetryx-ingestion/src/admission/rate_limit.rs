@@ -10,7 +10,8 @@ use governor::{DefaultKeyedRateLimiter, Quota};
 use super::Identity;
 use crate::config::{RateLimitConfig, RateLimitPer};
 
-/// The most buckets held; when there are more, full ones are forgotten, then newcomers share one.
+/// The most buckets held. With more addresses than that all addresses share one, until full ones are forgotten, which is
+/// looked at every second; keys keep theirs.
 const BUCKETS_MAX: usize = 100_000;
 
 /// The bucket is empty.
@@ -61,11 +62,8 @@ impl RateLimiter {
             (RateLimitPer::Key, Some(identity)) => Bucket::Key(identity.name.clone()),
             (RateLimitPer::Key | RateLimitPer::SourceIp, _) => Bucket::Address(network(peer)),
         };
-        let bucket = if self.buckets.len() < BUCKETS_MAX {
-            bucket
-        } else {
-            Bucket::All
-        };
+        let crowded = matches!(bucket, Bucket::Address(_)) && self.buckets.len() >= BUCKETS_MAX;
+        let bucket = if crowded { Bucket::All } else { bucket };
         self.buckets.check_key(&bucket).map_err(|until| Spent {
             retry_after: until.wait_time_from(self.clock.now()),
         })

@@ -374,6 +374,23 @@ impl Control {
         .await
     }
 
+    /// Forgets the letters of `route` from `offset` on: it goes back to there, and what it then cannot deliver it keeps
+    /// anew.
+    ///
+    /// # Errors
+    /// [`ControlError`]; try again.
+    pub async fn forget_from(&self, route: &str, offset: u64) -> Result<(), ControlError> {
+        let route = route.to_owned();
+        self.write(move |db| {
+            db.execute(
+                "DELETE FROM dead_letters WHERE route = ?1 AND position >= ?2",
+                params![route, offset.cast_signed()],
+            )
+        })
+        .await?;
+        Ok(())
+    }
+
     /// A letter that was sent again in vain lies there again, with the new reason.
     ///
     /// # Errors

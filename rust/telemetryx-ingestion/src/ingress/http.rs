@@ -156,7 +156,7 @@ impl HttpService {
                     self.stream(wanted, parameters.contains_key("limit"), turn)
                         .await
                 } else {
-                    self.page(wanted).await
+                    self.page(wanted, turn).await
                 }
             }
             (Endpoint::Ingest | Endpoint::Admin | Endpoint::Other, path) => {
@@ -165,7 +165,11 @@ impl HttpService {
         }
     }
 
-    async fn page(&self, wanted: EventQuery) -> Result<Answer, Refusal> {
+    async fn page(
+        &self,
+        wanted: EventQuery,
+        turn: OwnedSemaphorePermit,
+    ) -> Result<Answer, Refusal> {
         let page = query::events(&self.query, &wanted).await?;
         let mut body = b"{\"events\":[".to_vec();
         for (place, event) in page.events.iter().enumerate() {
@@ -180,7 +184,12 @@ impl HttpService {
             None => body.extend_from_slice(b"null"),
         }
         body.push(b'}');
-        Ok(answer::bytes(StatusCode::OK, "application/json", body))
+        // The turn ends when the client has the page, or is gone.
+        let page =
+            futures_util::stream::unfold((Some(Bytes::from(body)), turn), |(body, turn)| async {
+                Some((Ok(Frame::data(body?)), (None, turn)))
+            });
+        Ok(answer::stream("application/json", StreamBody::new(page)))
     }
 
     /// Every event that matches, or as many as `limit` says, one a line; read as fast as the client takes them.

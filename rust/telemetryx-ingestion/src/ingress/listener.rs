@@ -34,6 +34,8 @@ const H2_PING: Duration = Duration::from_secs(15);
 /// Connections that the kernel holds until they are accepted. Where that is full it drops newcomers, and they try again
 /// after a second: tokio's own 128 is full after a burst of a millisecond. (The system's `somaxconn` is a bound too.)
 const BACKLOG: u32 = 4096;
+/// How long an answer may lie unread.
+const WRITE_STALL: Duration = Duration::from_secs(30);
 /// The pause after `accept` fails, as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -144,6 +146,9 @@ impl Listener {
 impl Server {
     async fn serve(&self, stream: TcpStream, peer: SocketAddr, stop: CancellationToken) {
         stream.set_nodelay(true).ok();
+        // A client that takes none of its answer is cut off by the kernel.
+        let stall = u32::try_from(WRITE_STALL.as_millis()).unwrap_or(u32::MAX);
+        rustix::net::sockopt::set_tcp_user_timeout(&stream, stall).ok();
         let is_h2 = tokio::select! {
             is_h2 = tokio::time::timeout(self.header_timeout, starts_as_h2(&stream)) => is_h2,
             () = stop.cancelled() => return,
@@ -225,6 +230,7 @@ impl Drop for UnderWay {
 /// Looks at the first bytes without taking them; `None` if the client went away.
 async fn starts_as_h2(stream: &TcpStream) -> Option<bool> {
     let mut seen = [0; H2_PREFACE.len()];
+    let mut pause = Duration::from_millis(1);
     loop {
         let length = stream
             .peek(&mut seen)
@@ -238,7 +244,8 @@ async fn starts_as_h2(stream: &TcpStream) -> Option<bool> {
             return Some(true);
         }
         // A part of the preface: `peek` would return at once again.
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(100));
     }
 }
 

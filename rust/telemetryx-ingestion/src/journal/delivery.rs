@@ -104,6 +104,13 @@ impl Delivery {
         batch
     }
 
+    /// The offsets of its events.
+    pub fn offsets(&self) -> impl Iterator<Item = u64> {
+        self.slices
+            .iter()
+            .flat_map(|slice| slice.first..slice.first + u64::from(slice.events))
+    }
+
     /// The encoded bytes of the event at `offset`, if it is here.
     #[must_use]
     pub fn encoded(&self, offset: u64) -> Option<Bytes> {

@@ -258,7 +258,8 @@ impl Subscription for EmbeddedSubscription {
                     return Ok(self.hand_out());
                 }
             }
-            let chunk = self.reader.next(limit.bytes.min(READ_BYTES))?;
+            let bytes = limit.bytes.min(READ_BYTES);
+            let chunk = tokio::task::block_in_place(|| self.reader.next(bytes))?;
             self.queue.extend(chunk.entries);
             if !self.queue.is_empty() {
                 continue;
@@ -296,7 +297,10 @@ impl Subscription for EmbeddedSubscription {
     }
 
     async fn commit(&mut self, delivered: DeliveryId, state: &[u8]) -> Result<(), JournalError> {
-        Ok(self.cursor.commit(Offset::new(delivered.0), state)?)
+        let position = Offset::new(delivered.0);
+        Ok(tokio::task::block_in_place(|| {
+            self.cursor.commit(position, state)
+        })?)
     }
 }
 
@@ -375,12 +379,13 @@ fn take(delivery: &mut Delivery, entry: Entry, limit: BatchLimit) -> Option<Entr
 impl From<CursorError> for JournalError {
     fn from(error: CursorError) -> Self {
         match error {
-            CursorError::Io { .. } | CursorError::InUse { .. } => Self::Io(error.to_string()),
+            CursorError::Io { .. }
+            | CursorError::InUse { .. }
+            | CursorError::StateTooLarge { .. } => Self::Io(error.to_string()),
             CursorError::Closed { .. } => Self::Closed,
             CursorError::Name { .. }
             | CursorError::Damaged { .. }
-            | CursorError::OutOfRange { .. }
-            | CursorError::StateTooLarge { .. } => Self::DamagedCursor(error.to_string()),
+            | CursorError::OutOfRange { .. } => Self::DamagedCursor(error.to_string()),
         }
     }
 }

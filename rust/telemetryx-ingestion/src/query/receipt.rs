@@ -9,6 +9,7 @@ use std::io::Write;
 use std::str::FromStr;
 
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use super::Query;
 use crate::clock;
@@ -20,16 +21,22 @@ use crate::route::RouteHandle;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
     position: Position,
-    check: u32,
+    check: u64,
 }
 
 impl Receipt {
     /// The receipt for `position` in the journal of that identity.
     #[must_use]
     pub fn new(position: Position, identity: u128) -> Self {
-        let mut check = crc32c::crc32c(&identity.to_le_bytes());
-        check = crc32c::crc32c_append(check, &position.first.to_le_bytes());
-        check = crc32c::crc32c_append(check, &position.events.to_le_bytes());
+        let digest = Sha256::new()
+            .chain_update(identity.to_le_bytes())
+            .chain_update(position.first.to_le_bytes())
+            .chain_update(position.events.to_le_bytes())
+            .finalize();
+        let check = digest
+            .iter()
+            .take(8)
+            .fold(0, |check, byte| check << 8 | u64::from(*byte));
         Self { position, check }
     }
 
@@ -44,7 +51,7 @@ impl fmt::Display for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:x}-{:x}-{:08x}",
+            "{:x}-{:x}-{:016x}",
             self.position.first, self.position.events, self.check
         )
     }
@@ -58,7 +65,7 @@ impl FromStr for Receipt {
         let mut next = || parts.next().ok_or(());
         let first = u64::from_str_radix(next()?, 16).map_err(drop)?;
         let events = u32::from_str_radix(next()?, 16).map_err(drop)?;
-        let check = u32::from_str_radix(next()?, 16).map_err(drop)?;
+        let check = u64::from_str_radix(next()?, 16).map_err(drop)?;
         Ok(Self {
             position: Position { first, events },
             check,
@@ -132,10 +139,12 @@ fn state(
             |(offset, event): &(u64, &_)| *offset < passed && !route.filter().wants(event);
         filtered = batch.offsets().filter(unwanted).count() as u64;
     }
+    let held = delivery.offsets().filter(|offset| *offset < passed).count() as u64;
+    let expired = settled - held.min(settled);
     let dead_count = dead.len() as u64;
     let pending = total - settled;
-    let delivered = settled.saturating_sub(filtered + dead_count);
-    let state = match (pending, dead_count) {
+    let delivered = held.saturating_sub(filtered + dead_count);
+    let state = match (pending, dead_count + expired) {
         (0, 0) => "delivered",
         (0, _) => "partial",
         _ => "pending",
@@ -143,6 +152,9 @@ fn state(
     let mut answer = json!({
         "state": state, "delivered": delivered, "filtered": filtered, "dead": dead_count, "pending": pending,
     });
+    if expired > 0 {
+        answer["expired"] = expired.into();
+    }
     if let Some((_, _, why)) = dead.first() {
         answer["why"] = why.as_str().into();
     }

@@ -147,6 +147,11 @@ impl RouteHandle {
         self.shared.status.lock().clone()
     }
 
+    /// The offset that is read next.
+    pub(super) fn position(&self) -> u64 {
+        self.shared.status.lock().position
+    }
+
     pub(super) fn start_at(&self, position: u64, books: Books) {
         let mut status = self.shared.status.lock();
         status.position = position;
@@ -161,11 +166,19 @@ impl RouteHandle {
         status.waiting_since = None;
     }
 
-    /// Dead letters were sent again with success.
-    pub(super) fn redriven(&self, count: u64) {
-        let mut status = self.shared.status.lock();
-        status.books.dead -= count.min(status.books.dead);
-        status.books.delivered += count;
+    /// A dead letter was sent again: it is delivered, or no longer wanted. False if no dead letter is booked.
+    pub(super) fn redriven(&self, delivered: bool) -> bool {
+        let books = &mut self.shared.status.lock().books;
+        let Some(dead) = books.dead.checked_sub(1) else {
+            return false;
+        };
+        books.dead = dead;
+        if delivered {
+            books.delivered += 1;
+        } else {
+            books.filtered += 1;
+        }
+        true
     }
 
     pub(super) fn waiting_since(&self, accepted: Option<Timestamp>) {

@@ -61,9 +61,10 @@ impl CommitPace {
         self.is_dirty(position) && (since >= self.every || idle && since >= self.every / 5)
     }
 
-    pub(super) fn due_in(&self, position: u64) -> Duration {
+    pub(super) fn due_in(&self, position: u64, idle: bool) -> Duration {
         if self.is_dirty(position) {
-            (self.every / 5)
+            let every = if idle { self.every / 5 } else { self.every };
+            every
                 .saturating_sub(self.last.elapsed())
                 .max(Duration::from_millis(1))
         } else {

@@ -1,15 +1,14 @@
 //! One batch to the sink, until every event of it is delivered or dead.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::Breaker;
 use super::pipeline::Refused;
+use super::shared_sink::SharedSink;
 use super::{EventBatch, Origin, RouteHandle};
 use crate::config::RetryConfig;
-use crate::sinks::{DeliverError, Sink};
 
 /// What a batch came to.
 pub(super) struct Delivered {
@@ -24,7 +23,7 @@ pub(super) struct Stopped;
 
 /// Delivers to one sink with retries and a circuit breaker.
 pub(super) struct Deliverer {
-    pub(super) sink: Arc<dyn Sink>,
+    pub(super) sink: SharedSink,
     pub(super) retry: RetryConfig,
     pub(super) breaker: Breaker,
     pub(super) handle: RouteHandle,
@@ -50,29 +49,22 @@ impl Deliverer {
                 self.handle.metrics().retries.increment(1);
             }
             match self.sink.deliver(batch).await {
-                Ok(()) => {
+                Ok(rejected) if rejected.is_empty() => {
                     self.breaker.succeeded();
                     self.handle.metrics().breaker_open.set(0.0);
                     self.handle.sink_is_up();
                     break;
                 }
-                Err(DeliverError::Rejected(mut events)) => {
-                    // From the back, so that the places of the others stay.
-                    events.sort_unstable_by_key(|event| std::cmp::Reverse(event.index));
-                    events.dedup_by_key(|event| event.index);
-                    for event in events
-                        .into_iter()
-                        .filter(|event| event.index < batch.len())
-                        .collect::<Vec<_>>()
-                    {
-                        refused.extend(refusal(
-                            batch.remove(event.index).0,
-                            event.code,
-                            event.message,
-                        ));
-                    }
+                Ok(rejected) => {
+                    let rejected = rejected.into_iter();
+                    refused.extend(
+                        rejected.filter_map(|(origin, event)| {
+                            refusal(origin, event.code, event.message)
+                        }),
+                    );
                 }
-                Err(DeliverError::Retryable(error)) => {
+                Err(error) => {
+                    let error = error.to_string();
                     failures += 1;
                     let opened = self.breaker.failed(Instant::now());
                     self.handle.sink_is_down(&error, self.breaker.is_open());

@@ -5,6 +5,7 @@
 //! | `runner.rs` | the loop: read › filter › process › deliver › settle › commit |
 //! | `pipeline.rs` | filter and processors, and what they make of a batch |
 //! | `delivering.rs` | one batch to the sink, until it is delivered or dead: retry, breaker |
+//! | `shared_sink.rs` | the sink, one batch at a time |
 //! | `breaker.rs` | the circuit breaker |
 //! | `batch.rs` | [`EventBatch`] |
 //! | `filter.rs` | which events a route wants |
@@ -13,7 +14,8 @@
 //! | `books.rs` | what became of every event, exact at every moment |
 //! | `redrive.rs`, `replay.rs` | dead letters sent again; events delivered again |
 //!
-//! A route knows `journal`, `processors`, `sinks` and `control`; nobody but `service` and `query` knows a route.
+//! A route knows `journal`, `processors`, `sinks` and `control`; nobody but `service` and `query` knows a
+//! route; [`EventBatch`] is what sinks and processors are handed.
 
 mod batch;
 mod books;
@@ -25,6 +27,7 @@ mod pipeline;
 mod redrive;
 mod replay;
 mod runner;
+mod shared_sink;
 mod under_way;
 
 pub use batch::{EventBatch, Origin};

@@ -33,13 +33,21 @@ pub(super) async fn serve(route: &mut Route) -> Result<Redriven, RouteError> {
     let mut done = Redriven::Nothing;
     for letter in letters {
         if route.redriven.contains(&letter.id) {
+            // Sent, and gone with the next commit: then those behind it are found.
+            done = Redriven::Some;
             continue;
         }
         done = Redriven::Some;
         match send(route, &letter).await {
-            Ok(()) => {
+            Ok(delivered) => {
                 route.redriven.push(letter.id);
-                route.handle.redriven(1);
+                if !route.handle.redriven(delivered) {
+                    route.metrics.internal_errors.increment(1);
+                    tracing::error!(
+                        letter = letter.id,
+                        "a dead letter was sent again that no book has"
+                    );
+                }
             }
             Err(DeliverError::Rejected(why)) => {
                 let (code, message) = why
@@ -66,7 +74,8 @@ async fn bury_again(route: &Route, id: i64, code: &str, message: String) -> Resu
     buried.map_err(|error| RouteError::Rewind(error.to_string()))
 }
 
-async fn send(route: &Route, letter: &Kept) -> Result<(), DeliverError> {
+/// True if the sink has it now; false if the route does not want it any more.
+async fn send(route: &Route, letter: &Kept) -> Result<bool, DeliverError> {
     let rejected = |code, message| {
         DeliverError::Rejected(vec![crate::sinks::RejectedBySink {
             index: 0,
@@ -79,7 +88,7 @@ async fn send(route: &Route, letter: &Kept) -> Result<(), DeliverError> {
         let event = event.map_err(|error| rejected("unreadable", error.to_string()))?;
         batch.push(letter.offset.unwrap_or_default(), event);
     }
-    // Those that keep state have seen the event when it came the first time.
+    // Without those that keep state: most have seen the event when it came the first time.
     let refused = route
         .pipeline
         .stateless()
@@ -90,8 +99,11 @@ async fn send(route: &Route, letter: &Kept) -> Result<(), DeliverError> {
         return Err(rejected("processing", refused.message));
     }
     if batch.is_empty() {
-        Ok(())
-    } else {
-        route.deliverer.sink.deliver(&batch).await
+        return Ok(false);
+    }
+    let rejected = route.deliverer.sink.deliver(&mut batch).await?;
+    match rejected.into_iter().next() {
+        None => Ok(true),
+        Some((_, event)) => Err(DeliverError::Rejected(vec![event])),
     }
 }

@@ -1,17 +1,19 @@
 //! Events delivered again because an operator asked for it: beside the route's own reading, without moving its
 //! position or its books. Redelivery is harmless at the sink, so a replay is safe to break off and to repeat.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use super::RouteHandle;
 use super::pipeline::Pipeline;
+use super::shared_sink::SharedSink;
 use crate::clock;
 use crate::control::{Control, ControlError, Replay, ReplayState};
 use crate::journal::{BatchLimit, Journal};
-use crate::sinks::{DeliverError, Sink};
 
 /// The pause after a failed attempt.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -21,7 +23,7 @@ pub(super) struct Replayer {
     pub(super) journal: Arc<dyn Journal>,
     pub(super) control: Control,
     pub(super) pipeline: Pipeline,
-    pub(super) sink: Arc<dyn Sink>,
+    pub(super) sink: SharedSink,
     pub(super) handle: RouteHandle,
     pub(super) limit: BatchLimit,
     pub(super) stop: CancellationToken,
@@ -61,7 +63,16 @@ impl Replayer {
             "replay"
         );
         while replay.state == ReplayState::Pending {
-            if let Err(error) = self.step(&mut replay).await {
+            let step = AssertUnwindSafe(self.step(&mut replay))
+                .catch_unwind()
+                .await;
+            let Ok(done) = step else {
+                replay.state = ReplayState::Failed;
+                replay.error = Some("a plug-in panicked; the log has where".to_owned());
+                self.save(&replay).await;
+                return;
+            };
+            if let Err(error) = done {
                 tracing::warn!(route = replay.route, error, "the replay waits");
                 replay.error = Some(error);
                 self.save(&replay).await;
@@ -72,7 +83,7 @@ impl Replayer {
 
     /// Delivers one batch again.
     async fn step(&self, replay: &mut Replay) -> Result<(), String> {
-        if let Some(why) = self.sink.refuses_replay() {
+        if let Some(why) = self.sink.get().refuses_replay() {
             replay.state = ReplayState::Failed;
             replay.error = Some(why.to_owned());
             self.save(replay).await;
@@ -105,22 +116,20 @@ impl Replayer {
             );
         }
         while !batch.is_empty() {
-            match self.sink.deliver(&batch).await {
-                Ok(()) => break,
-                Err(DeliverError::Retryable(error)) => return Err(error),
-                Err(DeliverError::Rejected(mut rejected)) => {
-                    rejected.sort_unstable_by_key(|event| std::cmp::Reverse(event.index));
-                    rejected.dedup_by_key(|event| event.index);
-                    for event in rejected {
-                        tracing::warn!(
-                            event.message,
-                            "the replay leaves out an event that the sink rejects"
-                        );
-                        batch.remove(event.index);
-                    }
-                }
+            let rejected = self.sink.deliver(&mut batch).await;
+            let rejected = rejected.map_err(|error| error.to_string())?;
+            if rejected.is_empty() {
+                break;
+            }
+            for (_, event) in rejected {
+                tracing::warn!(
+                    event.message,
+                    "the replay leaves out an event that the sink rejects"
+                );
             }
         }
+        // The route's cursor is past these events: nobody brings them again once the replay is.
+        self.sink.flush().await.map_err(|error| error.to_string())?;
         replay.delivered += batch.journaled();
         replay.next = delivery.end;
         replay.error = None;

@@ -21,6 +21,7 @@ use super::delivering::{Delivered, Deliverer, Stopped};
 use super::pipeline::{Pipeline, Refused, Step};
 use super::redrive::{self, Redriven};
 use super::replay::Replayer;
+use super::shared_sink::SharedSink;
 use super::under_way::UnderWay;
 use crate::clock;
 use crate::config::{BreakerConfig, FilterConfig, RetryConfig};
@@ -120,7 +121,7 @@ impl Route {
                 steps: steps.collect(),
             },
             deliverer: Deliverer {
-                sink: sink.into(),
+                sink: SharedSink::new(sink),
                 retry: settings.retry,
                 breaker: Breaker::new(&settings.breaker),
                 handle: handle.clone(),
@@ -152,7 +153,7 @@ impl Route {
     /// Its sink.
     #[must_use]
     pub fn sink(&self) -> &dyn Sink {
-        &*self.deliverer.sink
+        self.deliverer.sink.get()
     }
 
     /// The counters that its sink or one of its processors keeps.
@@ -187,7 +188,7 @@ impl Route {
                 journal: Arc::clone(&self.journal),
                 control: self.control.clone(),
                 pipeline: self.pipeline.stateless(),
-                sink: Arc::clone(&self.deliverer.sink),
+                sink: self.deliverer.sink.clone(),
                 handle: self.handle.clone(),
                 limit: self.limit,
                 stop: self.deliverer.stop.clone(),
@@ -243,7 +244,14 @@ impl Route {
             Some(opened) => opened?,
             None => self.open()?,
         };
-        if let Err(error) = self.deliverer.sink.check().await {
+        // Letters behind the last commit are of batches that come again now.
+        let forgotten = self
+            .control
+            .forget_from(self.handle.name(), subscription.position());
+        forgotten
+            .await
+            .map_err(|error| RouteError::Rewind(error.to_string()))?;
+        if let Err(error) = self.deliverer.sink.get().check().await {
             self.handle.sink_is_down(&error.to_string(), false);
         } else {
             self.handle.sink_is_up();
@@ -253,9 +261,13 @@ impl Route {
         changes.mark_changed();
         let mut commit = CommitPace::new(&*subscription);
         self.redrive_at = None;
+        let mut asking = true;
         loop {
             let idle = !subscription.has_more() && !self.pipeline.has_output();
-            let position = self.handle.status().position;
+            if self.redrive_in().is_zero() {
+                self.redrive(&mut commit).await?;
+            }
+            let position = self.handle.position();
             if commit.is_due(position, idle) || self.pipeline.wants_save() {
                 self.commit(&mut *subscription, &mut commit).await?;
                 continue;
@@ -273,16 +285,15 @@ impl Route {
             }
             let output_in = self.pipeline.output_in().unwrap_or(NEVER);
             let due = commit
-                .due_in(position)
+                .due_in(position, idle)
                 .min(self.redrive_in())
                 .min(output_in);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                changed = changes.changed() => {
-                    if changed.is_ok() {
-                        self.redrive(&mut commit).await?;
-                    }
+                changed = changes.changed(), if asking => {
+                    asking = changed.is_ok();
+                    self.redrive(&mut commit).await?;
                 }
                 () = drain.cancelled(), if idle => {}
                 delivery = subscription.next(self.limit) => {
@@ -290,11 +301,7 @@ impl Route {
                         return Ok(());
                     }
                 }
-                () = tokio::time::sleep(due) => {
-                    if self.redrive_in().is_zero() {
-                        self.redrive(&mut commit).await?;
-                    }
-                }
+                () = tokio::time::sleep(due) => {}
             }
             if self.deliverer.stop.is_cancelled() {
                 break;
@@ -305,13 +312,16 @@ impl Route {
 
     /// Sends dead letters again that an operator asked for.
     async fn redrive(&mut self, commit: &mut CommitPace) -> Result<(), RouteError> {
-        self.redrive_at = match redrive::serve(self).await? {
+        let redriven = redrive::serve(self).await?;
+        if !matches!(redriven, Redriven::Nothing) {
+            commit.touch();
+        }
+        self.redrive_at = match redriven {
             Redriven::Nothing => None,
             // Once committed, the letters are gone and the next ones are found.
             Redriven::Some => Some(Instant::now() + COMMIT_EVERY),
             Redriven::Later => Some(Instant::now() + REDRIVE_AGAIN),
         };
-        commit.touch();
         Ok(())
     }
 
@@ -444,6 +454,7 @@ impl Route {
         self.pipeline.saved();
         self.deliverer
             .sink
+            .get()
             .restore(saved.sink)
             .map_err(|error| stop(&error))?;
         self.redriven = saved.redriven;
@@ -463,7 +474,7 @@ impl Route {
         let saved = Saved {
             books: status.books,
             processors: self.pipeline.save(),
-            sink: self.deliverer.sink.save().unwrap_or_default(),
+            sink: self.deliverer.sink.get().save().unwrap_or_default(),
             redriven: self.redriven.clone(),
         };
         let state =

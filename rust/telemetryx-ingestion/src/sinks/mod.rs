@@ -1,9 +1,9 @@
 //! Destinations: one file each, found through `inventory`, named by `sink.kind` of a route. Each route has a sink of
-//! its own, called by that route only, one batch at a time.
+//! its own, handed one batch at a time, by the route or by a replay of it.
 //!
 //! | file | kind |
 //! | --- | --- |
-//! | `sqlite.rs`, `sqlite/` | `sqlite`: raw events in a file, answers `/events` |
+//! | `sqlite/` | `sqlite`: raw events in a file, answers `/events` |
 //! | `stats.rs` | `stats`: counters in memory, saved with the route's cursor, answers `/stats` |
 
 use std::path::Path;

@@ -55,7 +55,7 @@ pub(crate) fn normalised(answer: &Response) -> Value {
             .expect("a receipt is text")
             .split('-')
             .collect();
-        assert!(parts.len() == 3 && parts[2].len() == 8, "{receipt}");
+        assert!(parts.len() == 3 && parts[2].len() == 16, "{receipt}");
         *receipt = "RECEIPT".into();
     }
     body

@@ -53,6 +53,9 @@ struct SqliteSink {
 
 struct Writer {
     connection: Option<Connection>,
+    /// A sync of the log failed: the next one may report success though pages are gone. What the log holds must first be
+    /// written into the file and synced there.
+    log_is_doubtful: bool,
     retention: Retention,
 }
 
@@ -68,6 +71,7 @@ fn construct(
         events: Arc::new(SqliteEvents::new(path.clone())),
         writer: Mutex::new(Writer {
             connection: None,
+            log_is_doubtful: false,
             retention: Retention::new(&config.retain),
         }),
         path,
@@ -93,9 +97,19 @@ impl Sink for SqliteSink {
     async fn flush(&self) -> Result<(), DeliverError> {
         tokio::task::block_in_place(|| {
             // A checkpoint moves transactions from the log into the file: not between the two.
-            let _writer = self.writer.lock();
-            schema::sync_wal(&self.path).map_err(|error| {
+            let mut writer = self.writer.lock();
+            let failed = |error: &dyn std::fmt::Display| {
                 DeliverError::Retryable(format!("{}: {error}", self.path.display()))
+            };
+            if writer.log_is_doubtful {
+                if let Some(connection) = &writer.connection {
+                    schema::checkpoint(connection).map_err(|error| failed(&error))?;
+                }
+                writer.log_is_doubtful = false;
+            }
+            schema::sync_wal(&self.path).map_err(|error| {
+                writer.log_is_doubtful = true;
+                failed(&error)
             })
         })
     }
@@ -122,6 +136,7 @@ impl SqliteSink {
         let Writer {
             connection,
             retention,
+            ..
         } = &mut *writer;
         let done = match connection {
             Some(open) => work(open).and_then(|()| retention.apply(open, Instant::now())),

@@ -87,6 +87,18 @@ pub(super) fn sync_wal(path: &Path) -> std::io::Result<()> {
     }
 }
 
+/// Writes all that the log holds into the file, and syncs that.
+pub(super) fn checkpoint(db: &Connection) -> rusqlite::Result<()> {
+    let busy: bool = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    match busy {
+        false => Ok(()),
+        true => Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY),
+            Some("a reader holds up the checkpoint".to_owned()),
+        )),
+    }
+}
+
 /// Opens the file for reading; an error if there is none.
 pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open_with_flags(
