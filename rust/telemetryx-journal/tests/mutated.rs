@@ -1,6 +1,6 @@
 //! Mutated bytes as segments and cursors: no panic, and recovery leaves something that opens again.
 //!
-//! `TELEMETRYX_MUTATIONS=n` sets how many; a million take a minute or two.
+//! `TELEMETRYX_MUTATIONS=n` sets how many, by default a million: about a minute.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -10,7 +10,7 @@ use telemetryx_journal::sim::{Random, SimClock, SimStorage, SteppedJournal};
 use telemetryx_journal::{JournalOptions, JournalView, Offset, Record};
 
 fn mutations() -> u64 {
-    std::env::var("TELEMETRYX_MUTATIONS").map_or(20_000, |text| text.parse().expect("a number"))
+    std::env::var("TELEMETRYX_MUTATIONS").map_or(1_000_000, |text| text.parse().expect("a number"))
 }
 
 fn open(storage: &SimStorage) -> Result<SteppedJournal, telemetryx_journal::OpenError> {

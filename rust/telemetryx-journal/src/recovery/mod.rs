@@ -55,15 +55,17 @@ pub(crate) fn recover(shared: &Shared) -> Result<Recovered, OpenError> {
     let mut floor = highest_cursor;
     report.clean = true;
     let mut empty = 0;
+    let mut ceiling = NEVER_TAKEN_OVER;
     while let Some(last) = found.segments.pop() {
-        let tail = examine_last(storage, &last, floor)?;
+        let tail = examine_last(storage, &last, floor, ceiling)?;
         last_appended_at = last_appended_at
             .max(last.created_at)
             .max(tail.last_appended_at.unwrap_or(i64::MIN));
         report.torn_bytes += tail.torn_bytes;
         if tail.is_empty(last.base) && (last.base == Offset::ZERO || !found.segments.is_empty()) {
-            // Its base says how far the segment before it was durable.
+            // Its base says how far the segment before it was durable, and where that stopped to count.
             floor = floor.max(last.base);
+            ceiling = ceiling.min(last.base);
             report.removed.push(last.name);
             empty += 1;
             continue;
@@ -106,6 +108,9 @@ fn finish(shared: &Shared, report: &mut RecoveryReport, floor: Offset) {
     report.damage = shared.damage.snapshot().0;
 }
 
+/// The ceiling of a segment that none followed.
+const NEVER_TAKEN_OVER: Offset = Offset::new(u64::MAX);
+
 /// What a look from outside finds.
 pub(crate) struct Surveyed {
     /// The journal's name; `None` if no segment says it.
@@ -129,7 +134,7 @@ pub(crate) fn survey(
         let file = last
             .open(storage)
             .map_err(OpenError::io(format!("opening {}", last.name)))?;
-        let tail = tail::examine(&file, last.tag, last.base, floor)
+        let tail = tail::examine(&file, last.tag, last.base, floor, NEVER_TAKEN_OVER)
             .map_err(OpenError::io(format!("reading {}", last.name)))?;
         for hole in &tail.holes {
             damage.report(hole_damage(last, hole));
@@ -283,12 +288,13 @@ fn examine_last(
     storage: &dyn Storage,
     last: &Segment,
     floor: Offset,
+    ceiling: Offset,
 ) -> Result<tail::Tail, OpenError> {
     let io = |error| OpenError::io(format!("reading {}", last.name))(error);
     let file = last.open(storage).map_err(io)?;
     file.sync_data().map_err(io)?;
     file.drop_cache().map_err(io)?;
-    tail::examine(&file, last.tag, last.base, floor).map_err(io)
+    tail::examine(&file, last.tag, last.base, floor, ceiling).map_err(io)
 }
 
 /// Cuts what does not count and marks the end. What the mark vouches for is durable: `examine_last` synced it.

@@ -56,16 +56,18 @@ struct Walk {
     broken_tail: Option<DamageReason>,
 }
 
-/// Decides. `floor` is what is known to have been durable from elsewhere. Changes nothing.
+/// Decides. `floor` is what is known to have been durable from elsewhere; from `ceiling` on a later segment took over, so
+/// what stands here behind it was refused and never counts. Changes nothing.
 pub(super) fn examine(
     file: &Arc<dyn StorageFile>,
     tag: Option<u32>,
     base: Offset,
     floor: Offset,
+    ceiling: Offset,
 ) -> io::Result<Tail> {
     let file_length = file.len()?;
     let content = content_end(&**file, RECORDS_START.min(file_length), file_length)?;
-    let walk = walk(file, tag, base, floor, file_length, content)?;
+    let walk = walk(file, tag, base, (floor, ceiling), file_length, content)?;
     let mut tail = settle(walk, content.max(RECORDS_START));
     tail.sealed &= tail.length == file_length;
     tail.torn_bytes = content.saturating_sub(tail.length);
@@ -76,7 +78,7 @@ fn walk(
     file: &Arc<dyn StorageFile>,
     tag: Option<u32>,
     base: Offset,
-    floor: Offset,
+    (floor, ceiling): (Offset, Offset),
     file_length: u64,
     content: u64,
 ) -> io::Result<Walk> {
@@ -98,6 +100,7 @@ fn walk(
         }
         match scanner.step(walk.end, Offset::ZERO)? {
             Step::End => return Ok(walk),
+            Step::Record(found) if found.header.end() > ceiling => return Ok(walk),
             Step::Record(found) => {
                 if found.header.first > walk.end {
                     walk.hole(&found, found.position, DamageReason::Missing);
@@ -113,6 +116,10 @@ fn walk(
                     return Ok(walk);
                 }
                 if let Step::Record(found) = scanner.step(walk.end, Offset::ZERO)? {
+                    if found.header.end() > ceiling {
+                        walk.broken_tail = Some(reason);
+                        return Ok(walk);
+                    }
                     walk.hole(&found, at, reason);
                     walk.take(&found);
                 }
