@@ -54,8 +54,9 @@ pub(crate) fn recover(shared: &Shared) -> Result<Recovered, OpenError> {
     let mut last_appended_at = i64::MIN;
     let mut floor = highest_cursor;
     report.clean = true;
-    let mut empty = 0;
+    let mut empty = Vec::new();
     let mut ceiling = NEVER_TAKEN_OVER;
+    let mut marked = true;
     while let Some(last) = found.segments.pop() {
         let tail = examine_last(storage, &last, floor, ceiling)?;
         last_appended_at = last_appended_at
@@ -66,27 +67,30 @@ pub(crate) fn recover(shared: &Shared) -> Result<Recovered, OpenError> {
             // Its base says how far the segment before it was durable, and where that stopped to count.
             floor = floor.max(last.base);
             ceiling = ceiling.min(last.base);
-            report.removed.push(last.name);
-            empty += 1;
+            empty.push(last);
             continue;
         }
         for hole in &tail.holes {
             shared.damage.report(hole_damage(&last, hole));
         }
         report.clean &= tail.sealed;
-        let length = match (tail.sealed, last.tag) {
-            (true, _) => tail.length,
-            (false, tag) => seal(storage, &last, &tail, tag, last_appended_at)?,
-        };
+        let mut length = tail.length;
+        if !tail.sealed {
+            free_reserved(storage, &empty)?;
+            length = seal(storage, &last, &tail, last_appended_at)?;
+            marked = length > tail.length;
+        }
         last.publish(tail.end, length);
         last.last_appended_at
             .store(last_appended_at, std::sync::atomic::Ordering::Relaxed);
         found.segments.push(last);
         break;
     }
-    // Only now: until the segment before it was sealed, the name of an empty one is the proof of how far that was durable.
-    for name in report.removed.iter().rev().take(empty) {
-        remove(storage, name)?;
+    // Only now, and the highest only if the end mark stands in for it: its name is the proof of how far the segment before it was
+    // durable. One that stays is replaced by the next segment, which has the same base.
+    for segment in empty.into_iter().skip(usize::from(!marked)).rev() {
+        remove(storage, &segment.name)?;
+        report.removed.push(segment.name);
     }
     fill(storage, &shared.segments, &shared.damage, found.segments)?;
     finish(shared, &mut report, floor);
@@ -297,19 +301,35 @@ fn examine_last(
     tail::examine(&file, last.tag, last.base, floor, ceiling).map_err(io)
 }
 
-/// Cuts what does not count and marks the end. What the mark vouches for is durable: `examine_last` synced it.
+/// Empty segments keep no more than their header, so that on a full disk there is room to mark the end of the one before them.
+fn free_reserved(storage: &dyn Storage, empty: &[Segment]) -> Result<(), OpenError> {
+    for segment in empty {
+        let io = |error| OpenError::io(format!("cutting {}", segment.name))(error);
+        let file = segment.open(storage).map_err(io)?;
+        file.set_len(RECORDS_START)
+            .and_then(|()| file.sync_data())
+            .map_err(io)?;
+    }
+    Ok(())
+}
+
+/// Cuts what does not count and marks the end, if the disk has room for the mark and the segment's tag is known; returns the
+/// length. What the mark vouches for is durable: `examine_last` synced it.
 fn seal(
     storage: &dyn Storage,
     last: &Segment,
     tail: &tail::Tail,
-    tag: Option<u32>,
     at: i64,
 ) -> Result<u64, OpenError> {
     let io = |error| OpenError::io(format!("sealing {}", last.name))(error);
     let file = last.open(storage).map_err(io)?;
-    match tag {
+    match last.tag {
         Some(tag) => write_end_mark(&**file, tag, tail.length, tail.end, at).map_err(io),
-        None => Ok(tail.length),
+        None => {
+            file.set_len(tail.length).map_err(io)?;
+            file.sync_data().map_err(io)?;
+            Ok(tail.length)
+        }
     }
 }
 

@@ -54,6 +54,8 @@ struct Walk {
     last_is_end_mark: bool,
     last_appended_at: Option<i64>,
     broken_tail: Option<DamageReason>,
+    /// The file position where what may count ends: there a refused record stands, or zeros follow.
+    content: u64,
 }
 
 /// Decides. `floor` is what is known to have been durable from elsewhere; from `ceiling` on a later segment took over, so
@@ -68,7 +70,7 @@ pub(super) fn examine(
     let file_length = file.len()?;
     let content = content_end(&**file, RECORDS_START.min(file_length), file_length)?;
     let walk = walk(file, tag, base, (floor, ceiling), file_length, content)?;
-    let mut tail = settle(walk, content.max(RECORDS_START));
+    let mut tail = settle(walk);
     tail.sealed &= tail.length == file_length;
     tail.torn_bytes = content.saturating_sub(tail.length);
     Ok(tail)
@@ -92,6 +94,7 @@ fn walk(
         last_is_end_mark: false,
         last_appended_at: None,
         broken_tail: None,
+        content: content.max(RECORDS_START),
     };
     loop {
         let at = scanner.position;
@@ -100,7 +103,10 @@ fn walk(
         }
         match scanner.step(walk.end, Offset::ZERO)? {
             Step::End => return Ok(walk),
-            Step::Record(found) if found.header.end() > ceiling => return Ok(walk),
+            Step::Record(found) if found.header.end() > ceiling => {
+                walk.content = found.position;
+                return Ok(walk);
+            }
             Step::Record(found) => {
                 if found.header.first > walk.end {
                     walk.hole(&found, found.position, DamageReason::Missing);
@@ -118,6 +124,7 @@ fn walk(
                 if let Step::Record(found) = scanner.step(walk.end, Offset::ZERO)? {
                     if found.header.end() > ceiling {
                         walk.broken_tail = Some(reason);
+                        walk.content = found.position;
                         return Ok(walk);
                     }
                     walk.hole(&found, at, reason);
@@ -149,8 +156,8 @@ impl Walk {
 }
 
 /// Applies the rules above to the holes, in order.
-fn settle(walk: Walk, content: u64) -> Tail {
-    let proof = walk.proof;
+fn settle(walk: Walk) -> Tail {
+    let (proof, content) = (walk.proof, walk.content);
     let mut tail = Tail {
         end: walk.end,
         length: walk.length,

@@ -462,12 +462,16 @@ impl Core {
             .min()
     }
 
-    /// Syncs and seals; the end mark is the mark of a clean close.
+    /// Syncs and seals; the end mark is the mark of a clean close. An error if what a failed sync left behind has no end that a
+    /// recovery could see: no next segment could be begun.
     pub(crate) fn close(&mut self) -> Result<(), AppendError> {
         if let Some(Trouble::Failed { reason, .. }) = &self.trouble {
             return Err(AppendError::Unhealthy {
                 reason: Arc::clone(reason),
             });
+        }
+        if self.settling.is_some() {
+            return Err(AppendError::NoSpace);
         }
         self.seal()
     }
