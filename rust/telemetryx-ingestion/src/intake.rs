@@ -2,7 +2,8 @@
 //!
 //! Left of `append` nothing is kept; when it has resolved, the events are durable and [`Accepted`] may be answered.
 //! A protocol in `ingress` reads bytes and speaks to its client; whatever it speaks, what it received goes through
-//! [`Intake::admit`] before the body is read, and through [`Intake::accept`] after.
+//! [`Intake::admit`] before the body is read, and through [`Intake::accept`] after. How a body becomes events is the
+//! protocol's own [`Decode`].
 
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,11 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use telemetryx_common::ids::EventIds;
 use telemetryx_common::{
-    DecodeError, DecodeLimits, ErrorCode, Event, EventError, Timestamp, ValidationRules,
-    decode_json, decode_ndjson, decode_protobuf, wire,
+    DecodeError, DecodeLimits, ErrorCode, Event, EventError, Timestamp, ValidationRules, wire,
 };
 use tracing::field::display;
 
@@ -23,35 +22,35 @@ use crate::admission::{
 };
 use crate::clock;
 use crate::config::OnInvalid;
-use crate::control::{Control, ControlError, DeadLetter, Stage};
+use crate::control::{Control, ControlError, Stage};
 use crate::journal::{AppendError, Durability, EncodedBatch, Journal, Position};
-use crate::observe::{DoorBooks, Metrics, OverloadLog, dead_letters};
+use crate::observe::{DoorBooks, Metrics, OverloadLog, ProtocolMetrics, dead_letters};
 use crate::validators::EventValidator;
 
+mod decode;
 mod refusal;
+mod refused;
 
+pub use decode::{Decode, Format, Raw, Visit};
 pub use refusal::{ERRORS_MAX, MEMORY_SPENT, Refusal, Rejections};
+use refused::Refused;
 
-/// How a body is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// One event, an array of events, or `{"events":[…]}`.
-    Json,
-    /// One JSON event a line.
-    Ndjson,
-    /// `telemetryx.v1.EventBatch`.
-    Protobuf,
+/// Who asks to come in.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'c> {
+    /// The address it comes from.
+    pub peer: IpAddr,
+    /// What it shows.
+    pub credentials: Credentials<'c>,
 }
 
-impl Format {
-    /// The name under which dead letters keep it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Json | Self::Ndjson => "json",
-            Self::Protobuf => "protobuf",
-        }
-    }
+/// What a caller shows of itself.
+#[derive(Debug, Clone, Copy)]
+pub enum Credentials<'c> {
+    /// An API key, or none; keys are asked for if the config has any.
+    Key(Option<&'c str>),
+    /// The protocol knows it by other means, such as a signature over the body: no key is asked for.
+    Own,
 }
 
 /// A request that may come in.
@@ -64,12 +63,13 @@ pub struct Admission {
 }
 
 /// The events of one request, as bytes.
-#[derive(Debug)]
 pub struct Submission<'r> {
+    /// Counts of the protocol it came by.
+    pub protocol: &'r ProtocolMetrics,
     /// The body, unpacked.
     pub body: Bytes,
     /// How it is written.
-    pub format: Format,
+    pub decoder: &'r dyn Decode,
     /// The request's id, for dead letters and logs.
     pub request_id: &'r str,
     /// From this the ids of events without one are derived, so that a retry of the same body is harmless.
@@ -126,8 +126,12 @@ impl Intake {
     ///
     /// # Errors
     /// [`Refusal::Unauthorized`], [`Refusal::RateLimited`] or [`Refusal::Overloaded`].
-    pub fn admit(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Admission, Refusal> {
-        let identity = self.keys.identify(headers)?;
+    pub fn admit(&self, caller: Caller<'_>) -> Result<Admission, Refusal> {
+        let Caller { peer, credentials } = caller;
+        let identity = match credentials {
+            Credentials::Key(key) => self.keys.identify(key)?,
+            Credentials::Own => None,
+        };
         if let Some(limiter) = &self.rate_limiter {
             limiter.take(peer, identity.as_deref()).map_err(|spent| {
                 self.books.rate_limited.add(1);
@@ -181,8 +185,9 @@ impl Intake {
     ) -> Result<Accepted, Refusal> {
         let started = Instant::now();
         let Submission {
+            protocol,
             body,
-            format,
+            decoder,
             request_id,
             idempotency_key,
             mut permit,
@@ -198,13 +203,7 @@ impl Intake {
             |key| EventIds::from_idempotency_key(key, &body),
         );
         let decoded = catch_unwind(AssertUnwindSafe(|| {
-            self.decode(
-                &body,
-                format,
-                admission.identity.as_deref(),
-                ids,
-                &mut permit,
-            )
+            self.decode(&body, decoder, &admission, ids, &mut permit)
         }))
         .map_err(|_| {
             self.metrics.internal_errors.increment(1);
@@ -216,7 +215,7 @@ impl Intake {
             events,
             earliest,
             latest,
-            rejected,
+            refused,
             foreign,
             memory_spent,
         } = decoded?;
@@ -227,7 +226,8 @@ impl Intake {
         let decoded_at = Instant::now();
         span.record("decode_time", display(seconds(decoded_at - started)));
 
-        let rejected = self.refuse(rejected, &admission, format, request_id).await;
+        protocol.refused.increment(refused.errors.len() as u64);
+        let rejected = self.refuse(refused, &admission, request_id).await;
         if events == 0 {
             return Err(match rejected.count {
                 0 => Refusal::BadRequest {
@@ -244,6 +244,7 @@ impl Intake {
             self.books.shed.add(events.into());
             self.metrics.dropped.increment(events.into());
             self.overload.load_shedding();
+            protocol.accepted.increment(events.into());
             return Ok(Accepted {
                 events,
                 position: None,
@@ -263,6 +264,7 @@ impl Intake {
             .await
             .map_err(|error| self.append_failed(error))?;
         drop(permit);
+        protocol.accepted.increment(events.into());
         span.record("enqueue_time", display(seconds(decoded_at.elapsed())));
         Ok(Accepted {
             events,
@@ -285,59 +287,57 @@ impl Intake {
     }
 
     /// Decodes, validates and encodes in one pass: each event is in the cache when its turn comes.
-    fn decode<'b>(
+    fn decode(
         &self,
-        body: &'b [u8],
-        format: Format,
-        identity: Option<&Identity>,
+        body: &[u8],
+        decoder: &dyn Decode,
+        admission: &Admission,
         ids: EventIds,
         permit: &mut MemoryPermit,
-    ) -> Result<Decoded<'b>, DecodeError> {
+    ) -> Result<Decoded, DecodeError> {
         let now = clock::now();
+        let identity = admission.identity.as_deref();
         let mut decoded = Decoded {
             encoded: Vec::with_capacity(body.len() + 64),
             events: 0,
             earliest: Timestamp::from_unix_nanos(i64::MAX),
             latest: Timestamp::from_unix_nanos(i64::MIN),
-            rejected: Vec::new(),
+            refused: self.refused(admission),
             foreign: 0,
             memory_spent: false,
         };
         let mut index = 0;
-        let visit = |raw: &'b [u8], event: Result<Event<'b>, EventError>| {
-            let checked = event.and_then(|mut event| {
-                event.received_at = now;
-                let checked = self.validate(&event, index, now, identity);
-                decoded.foreign += usize::from(checked.is_err() && is_foreign(&event, identity));
-                checked.map(|()| event)
-            });
-            match checked {
-                Ok(event) => {
-                    let mut buffer = [0; 36];
-                    let id = if event.id.is_empty() {
-                        ids.id_for(index, &mut buffer)
-                    } else {
-                        &event.id
-                    };
-                    wire::encode_event(&event, id, &mut decoded.encoded);
-                    decoded.earliest = decoded.earliest.min(event.ts);
-                    decoded.latest = decoded.latest.max(event.ts);
-                    decoded.events += 1;
-                }
-                // A few bytes of body can be many refused events: what is kept of each counts.
-                Err(error) if permit.grow(REFUSED_BYTES + error.message.len()) => {
-                    decoded.rejected.push((error, raw));
-                }
-                Err(_) => decoded.memory_spent = true,
-            }
+        decoder.decode(body, &self.limits, &mut |raw, event| {
+            let place = index;
             index += 1;
-        };
-        match format {
-            Format::Json => decode_json(body, &self.limits, visit)?,
-            Format::Ndjson => decode_ndjson(body, &self.limits, visit)?,
-            Format::Protobuf => decode_protobuf(body, &self.limits, visit)?,
-        }
+            let (error, event) = match event {
+                Ok(mut event) => {
+                    event.received_at = now;
+                    match self.validate(&event, place, now, identity) {
+                        Ok(()) => return decoded.take(&event, place, &ids),
+                        Err(error) => (error, Some(event)),
+                    }
+                }
+                Err(error) => (error, None),
+            };
+            let foreign = event
+                .as_ref()
+                .is_some_and(|event| is_foreign(event, identity));
+            decoded.foreign += usize::from(foreign);
+            // A few bytes of body can be many refused events: what is kept of each counts.
+            if permit.grow(Refused::bytes_of(&error)) {
+                decoded.refused.push(error, raw, event.as_ref());
+            } else {
+                decoded.memory_spent = true;
+            }
+        })?;
         Ok(decoded)
+    }
+
+    /// Where the refused events of a request go.
+    fn refused(&self, admission: &Admission) -> Refused {
+        let keeps = self.on_invalid == OnInvalid::Keep && !admission.is_again;
+        Refused::new(keeps.then(|| self.memory.take(0)).flatten())
     }
 
     fn validate(
@@ -368,52 +368,31 @@ impl Intake {
     /// Books refused events and keeps them as dead letters.
     async fn refuse(
         &self,
-        rejected: Vec<Rejected<'_>>,
+        refused: Refused,
         admission: &Admission,
-        format: Format,
         request_id: &str,
     ) -> Rejections {
         if !admission.is_again {
-            self.books.refused.add(rejected.len() as u64);
+            self.books.refused.add(refused.errors.len() as u64);
         }
-        if self.on_invalid == OnInvalid::Keep && !admission.is_again && !rejected.is_empty() {
-            let bytes =
-                |(error, raw): &Rejected<'_>| REFUSED_BYTES + error.message.len() + raw.len();
-            let kept = self.memory.take(rejected.iter().map(bytes).sum());
-            let letters = rejected
-                .iter()
-                .map(|(error, raw)| DeadLetter {
-                    route: None,
-                    stage: Stage::Validation,
-                    code: error.code.as_str().to_owned(),
-                    field: Some(error.field.to_string()),
-                    message: error.message.clone(),
-                    offset: None,
-                    format: format.as_str(),
-                    body: raw.to_vec(),
-                    request_id: Some(request_id.to_owned()),
-                })
-                .collect();
-            let kept = match kept {
-                Some(permit) => self.control.keep(letters, Some(permit)).await,
-                None => Err(ControlError::Busy),
-            };
-            if let Err(error) = kept {
-                self.overload.letters_lost(&error);
-            } else {
-                for (error, _) in &rejected {
+        let Refused { errors, letters } = refused;
+        let letters = letters.map(|letters| letters.of_request(request_id));
+        let kept = match letters {
+            Some(Ok((letters, permit))) if !letters.is_empty() => {
+                self.control.keep(letters, Some(permit)).await
+            }
+            Some(Err(_)) => Err(ControlError::Busy),
+            Some(Ok(_)) | None => return Rejections::of(errors),
+        };
+        match kept {
+            Err(error) => self.overload.letters_lost(&error),
+            Ok(()) => {
+                for error in &errors {
                     dead_letters("", Stage::Validation.as_str(), error.code.as_str(), 1);
                 }
             }
         }
-        Rejections {
-            count: rejected.len(),
-            errors: rejected
-                .into_iter()
-                .map(|(error, _)| error)
-                .take(ERRORS_MAX)
-                .collect(),
-        }
+        Rejections::of(errors)
     }
 
     fn append_failed(&self, error: AppendError) -> Refusal {
@@ -437,27 +416,36 @@ impl Intake {
     }
 }
 
-/// What a refused event takes beside its bytes and its message, about.
-const REFUSED_BYTES: usize = 300;
-
-/// Why an event was refused, and the client's own bytes of it.
-type Rejected<'b> = (EventError, &'b [u8]);
-
 /// True if the key may not send for the event's source.
 fn is_foreign(event: &Event<'_>, identity: Option<&Identity>) -> bool {
     let source = identity.and_then(|identity| identity.source.as_deref());
     source.is_some_and(|source| event.source.as_text() != source)
 }
 
-struct Decoded<'b> {
+struct Decoded {
     encoded: Vec<u8>,
     events: u32,
     earliest: Timestamp,
     latest: Timestamp,
-    rejected: Vec<Rejected<'b>>,
+    refused: Refused,
     /// How many of them are of a source that the key may not send for.
     foreign: usize,
     memory_spent: bool,
+}
+
+impl Decoded {
+    fn take(&mut self, event: &Event<'_>, index: u32, ids: &EventIds) {
+        let mut buffer = [0; 36];
+        let id = if event.id.is_empty() {
+            ids.id_for(index, &mut buffer)
+        } else {
+            &event.id
+        };
+        wire::encode_event(event, id, &mut self.encoded);
+        self.earliest = self.earliest.min(event.ts);
+        self.latest = self.latest.max(event.ts);
+        self.events += 1;
+    }
 }
 
 fn seconds(duration: Duration) -> f64 {

@@ -1,18 +1,22 @@
 //! Refused events sent again because an operator asked for it: through the intake path, as if they came anew. The ids of
 //! those without one are derived from the letter, so that a crash in between stores the event once.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use telemetryx_common::{EventError, wire};
 
 use crate::control::Kept;
 use crate::intake::{Format, Intake, MEMORY_SPENT, Refusal, Submission};
+use crate::observe::ProtocolMetrics;
 
 /// Letters taken at a time.
 const AT_ONCE: u32 = 200;
 /// The pause after they could not be sent for now.
 const PAUSE: Duration = Duration::from_secs(5);
+
+/// Redriven events were counted as refused when they came; what becomes of them now counts as a protocol of its own.
+static AGAIN: LazyLock<ProtocolMetrics> = LazyLock::new(|| ProtocolMetrics::new("redrive"));
 
 /// Serves the redrives of the door, as long as the service runs.
 pub async fn run(intake: Arc<Intake>) {
@@ -83,7 +87,8 @@ async fn send(intake: &Intake, letter: &Kept) -> Result<(), Refusal> {
         _ => (Format::Json, letter.body.clone()),
     };
     let submission = Submission {
-        format,
+        protocol: &AGAIN,
+        decoder: &format,
         request_id: letter.request_id.as_deref().unwrap_or("redrive"),
         idempotency_key: Some(&key),
         permit: intake.memory.take(body.len()).ok_or(MEMORY_SPENT)?,

@@ -18,7 +18,7 @@ use crate::admission::{AdminGate, KeyRing, MemoryBudget, OverflowGate, RateLimit
 use crate::clock;
 use crate::config::{Config, ConfigError, PluginConfig, RouteConfig};
 use crate::control::{Control, ControlError};
-use crate::ingress::{HttpService, Listener};
+use crate::ingress::{Doors, ListenError};
 use crate::intake::Intake;
 use crate::journal::{BatchLimit, EmbeddedJournal, Journal};
 use crate::observe::{DoorBooks, Metrics, OverloadLog};
@@ -57,14 +57,9 @@ pub enum StartError {
     /// Dead letters and replays cannot be opened.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {error} (http.host, http.port)")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// The system's words, such as a port that is taken.
-        error: std::io::Error,
-    },
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// A plug-in refuses its settings.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Plugins(Vec<ConfigError>),
@@ -182,7 +177,7 @@ pub struct Service {
     journal: Arc<EmbeddedJournal>,
     control: Control,
     books: Arc<DoorBooks>,
-    listening: tokio::task::JoinHandle<()>,
+    listening: Vec<tokio::task::JoinHandle<()>>,
     address: SocketAddr,
     running: Vec<tokio::task::JoinHandle<()>>,
     drain: Vec<CancellationToken>,
@@ -208,13 +203,11 @@ impl Service {
         let door = runtime("door", 0)?;
         let routes_runtime = runtime("routes", ROUTES_NICE)?;
 
-        let address = SocketAddr::new(config.http.host, config.http.port);
-        let socket = door
-            .block_on(Listener::bind(address))
-            .map_err(|error| StartError::Listen { address, error })?;
-        let address = socket
-            .local_addr()
-            .map_err(|error| StartError::Listen { address, error })?;
+        let doors = {
+            let _inside = door.enter();
+            Doors::bind(config)?
+        };
+        let address = doors.http_address();
         let path = config.data_dir.join("journal");
         let embedded = EmbeddedJournal::open(&path, &config.journal.embedded, Arc::clone(&metrics))
             .map_err(|error| StartError::Journal { path, error })?;
@@ -300,17 +293,21 @@ impl Service {
             started,
         });
 
+        let listeners = doors
+            .open(&intake, query, config)
+            .map_err(|error| StartError::Plugins(vec![error]))?;
         let (drain, stop) = routes.iter().map(Route::stoppers).unzip();
         let running = routes
             .into_iter()
             .map(|route| routes_runtime.spawn(route.run()))
             .collect();
         routes_runtime.spawn(redrive::run(Arc::clone(&intake)));
-        door.spawn(tidy(Arc::clone(&intake)));
+        door.spawn(tidy(intake));
         let close = CancellationToken::new();
-        let http = Arc::new(HttpService::new(intake, query, &config.http));
-        let listener = Listener::new(socket, http, &config.http, metrics);
-        let listening = door.spawn(listener.run(close.clone()));
+        let listening = listeners
+            .into_iter()
+            .map(|listener| door.spawn(listener.run(close.clone())))
+            .collect();
         tracing::info!(%address, ready_ms = started.0.elapsed().as_millis() as u64, "ready");
         Ok(Self {
             door,
@@ -341,9 +338,8 @@ impl Service {
         tracing::info!("shutting down");
         self.close.cancel();
         let drained = self.door.block_on(async {
-            tokio::time::timeout_at(deadline, self.listening)
-                .await
-                .is_ok()
+            let listening = futures_util::future::join_all(self.listening);
+            tokio::time::timeout_at(deadline, listening).await.is_ok()
         });
         if !drained {
             tracing::warn!("requests were still under way after shutdown.timeout");

@@ -54,15 +54,15 @@ impl KeyRing {
         self.keys.is_empty()
     }
 
-    /// Whose key the request shows; `None` if the service is open.
+    /// Whose key this is; `None` if the service is open.
     ///
     /// # Errors
     /// [`Refusal::Unauthorized`] without a key, or with one that is not known.
-    pub fn identify(&self, headers: &HeaderMap) -> Result<Option<Arc<Identity>>, Refusal> {
+    pub fn identify(&self, key: Option<&str>) -> Result<Option<Arc<Identity>>, Refusal> {
         if self.is_open() {
             return Ok(None);
         }
-        let Some(key) = bearer(headers).or_else(|| headers.get("x-api-key")?.to_str().ok()) else {
+        let Some(key) = key else {
             return Err(Refusal::Unauthorized(
                 "send an API key: `Authorization: Bearer <key>` or `X-Api-Key: <key>`",
             ));
@@ -73,6 +73,12 @@ impl KeyRing {
             None => Err(Refusal::Unauthorized("this API key is not known")),
         }
     }
+}
+
+/// The API key in these headers (of HTTP or gRPC): `Authorization: Bearer …` or `X-Api-Key: …`.
+#[must_use]
+pub fn api_key(headers: &HeaderMap) -> Option<&str> {
+    bearer(headers).or_else(|| headers.get("x-api-key")?.to_str().ok())
 }
 
 /// Guards the endpoints that change or show data.

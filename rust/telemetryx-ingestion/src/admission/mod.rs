@@ -7,14 +7,14 @@
 //! | `overflow.rs` | has the backlog room? |
 //! | `budget.rs` | is there memory for the body? |
 //!
-//! Only `intake` calls this.
+//! `intake` asks; a protocol only hands over what its client showed.
 
 mod auth;
 mod budget;
 mod overflow;
 mod rate_limit;
 
-pub use auth::{AdminGate, Identity, KeyRing};
+pub use auth::{AdminGate, Identity, KeyRing, api_key};
 pub use budget::{MemoryBudget, MemoryPermit};
 pub use overflow::{OverflowGate, Verdict};
 pub use rate_limit::{RateLimiter, Spent};

@@ -4,21 +4,20 @@ use std::time::Duration;
 
 use ::http::HeaderMap;
 use ::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::sync::Semaphore;
 
 use super::decompress::{self, Encoding};
 use crate::admission::{MemoryBudget, MemoryPermit};
+use crate::config::HttpConfig;
 use crate::intake::{MEMORY_SPENT, Refusal};
 
-/// Memory taken at a time for a body whose length is not known.
+/// Most memory taken for a body before its first byte.
 const STEP: usize = 64 << 10;
 /// Most bytes read and forgotten of a body that is not wanted.
 const DISCARDED_MAX: usize = 64 << 20;
-/// Room made at once for a body that comes in pieces; more is made as more arrives.
-const RESERVED_MAX: usize = 256 << 10;
 /// How many such bodies are read at a time, over all connections: each takes a buffer that no budget knows of.
 static DISCARDING: Semaphore = Semaphore::const_new(64);
 
@@ -29,6 +28,16 @@ pub(super) struct BodyLimits {
     pub(super) bytes: usize,
     /// Most time from the end of the head to the end of the body.
     pub(super) time: Duration,
+}
+
+impl BodyLimits {
+    /// Those of the config.
+    pub(super) fn of(config: &HttpConfig) -> Self {
+        Self {
+            bytes: config.max_body.as_usize(),
+            time: config.body_timeout.into(),
+        }
+    }
 }
 
 /// The body, unpacked, and the memory it takes.
@@ -83,11 +92,11 @@ async fn collect(
     if announced.is_some_and(|length| length > limit) {
         return Err(Refusal::body_too_large(limit));
     }
-    // Step by step, before each step is read: what a client only announces takes nothing from the others.
-    let mut taken = announced.unwrap_or(STEP).min(STEP);
-    let mut permit = memory.take(taken).ok_or(MEMORY_SPENT)?;
+    // Taken before it is made, as much again as has arrived: what a client only announces takes nothing from the others.
+    let mut room = announced.unwrap_or(STEP).min(STEP);
+    let mut permit = memory.take(room).ok_or(MEMORY_SPENT)?;
     let mut first = Bytes::new();
-    let mut joined = BytesMut::new();
+    let mut joined = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Refusal::Gone)?.into_data() else {
             continue;
@@ -96,20 +105,20 @@ async fn collect(
         if length > limit {
             return Err(Refusal::body_too_large(limit));
         }
-        while length > taken {
-            if !permit.grow(STEP) {
+        if length > room {
+            let most = announced.unwrap_or(limit);
+            let more = length.next_power_of_two().min(most).max(length) - room;
+            if !permit.grow(more) {
                 return Err(MEMORY_SPENT);
             }
-            taken += STEP;
+            room += more;
         }
         // Most bodies come in one piece: that is passed on as it is.
         if first.is_empty() && joined.is_empty() {
             first = data;
         } else {
-            if joined.is_empty() {
-                joined.reserve(announced.unwrap_or(length).min(RESERVED_MAX));
-                joined.extend_from_slice(&std::mem::take(&mut first));
-            }
+            joined.reserve_exact(room - joined.len());
+            joined.extend_from_slice(&std::mem::take(&mut first));
             joined.extend_from_slice(&data);
         }
         if body.is_end_stream() {
@@ -120,7 +129,7 @@ async fn collect(
         if joined.is_empty() {
             first
         } else {
-            joined.freeze()
+            joined.into()
         },
         permit,
     ))

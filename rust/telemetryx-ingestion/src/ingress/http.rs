@@ -1,9 +1,8 @@
-//! Our HTTP API: which path is whose.
+//! Our HTTP API: which path is whose, and everything that can be asked.
 
-use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::http::header::ACCEPT;
 use ::http::{HeaderName, Method, Request, StatusCode};
@@ -17,11 +16,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::answer::{self, Answer};
 use super::body::BodyLimits;
-use super::ingest;
+use super::http_door::Call;
+use super::listener::Peer;
+use super::protocol::HttpEndpoint;
 use super::request_id::{self, RequestId};
 use crate::config::HttpConfig;
 use crate::intake::{Intake, Refusal};
-use crate::observe::{Endpoint, HttpTimer};
+use crate::observe::{Endpoint, EndpointMetrics};
 use crate::query::{self, EventPage, EventQuery, Query};
 
 /// Events read at a time for a stream of `/events`.
@@ -35,38 +36,56 @@ const STREAM_STALL: Duration = Duration::from_secs(30);
 /// The largest body that an admin request needs.
 const ADMIN_BODY_MAX: usize = 16 << 10;
 
-/// Answers the requests of one listener; made once, shared by all connections.
-pub struct HttpService {
+/// Answers the requests of one port; made once, shared by all connections.
+pub(super) struct HttpService {
     intake: Arc<Intake>,
-    query: Arc<Query>,
+    endpoints: Vec<(Arc<dyn HttpEndpoint>, EndpointMetrics)>,
+    /// `None`: this port only takes in.
+    query: Option<Arc<Query>>,
     limits: BodyLimits,
     readers: Arc<Semaphore>,
 }
 
 impl HttpService {
-    /// Takes in events through `intake`, answers questions from `query`.
-    #[must_use]
-    pub fn new(intake: Arc<Intake>, query: Arc<Query>, config: &HttpConfig) -> Self {
-        let limits = BodyLimits {
-            bytes: config.max_body.as_usize(),
-            time: config.body_timeout.into(),
+    /// Takes in events through `endpoints`, answers questions from `query`.
+    pub(super) fn new(
+        intake: Arc<Intake>,
+        query: Option<Arc<Query>>,
+        endpoints: Vec<Arc<dyn HttpEndpoint>>,
+        config: &HttpConfig,
+    ) -> Self {
+        let with_metrics = |endpoint: Arc<dyn HttpEndpoint>| {
+            let metrics = EndpointMetrics::new(endpoint.label());
+            (endpoint, metrics)
         };
         Self {
             intake,
+            endpoints: endpoints.into_iter().map(with_metrics).collect(),
             query,
-            limits,
+            limits: BodyLimits::of(config),
             readers: Arc::new(Semaphore::new(READERS_MAX)),
         }
     }
 
     /// Answers one request. Never fails: a panic is a 500.
-    pub(super) async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Answer {
+    pub(super) async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Answer {
         let request_id = RequestId::of(request.headers());
-        let endpoint = endpoint(request.uri().path());
-        let timer = HttpTimer::start(endpoint);
-        let answered = AssertUnwindSafe(self.route(endpoint, request, peer, &request_id))
-            .catch_unwind()
-            .await;
+        let started = Instant::now();
+        let path = request.uri().path();
+        let claimed = self.endpoints.iter().find(|(taker, _)| taker.claims(path));
+        let (answering, metrics) = match claimed {
+            Some((taker, metrics)) => {
+                let answering = self.take(&**taker, request, peer, &request_id);
+                (futures_util::future::Either::Left(answering), metrics)
+            }
+            None => {
+                let endpoint = endpoint(path);
+                let metrics = self.intake.metrics.endpoint(endpoint);
+                let asking = self.ask(endpoint, request, peer);
+                (futures_util::future::Either::Right(asking), metrics)
+            }
+        };
+        let answered = AssertUnwindSafe(answering).catch_unwind().await;
         let mut answer = answered.unwrap_or_else(|_| {
             self.intake.metrics.internal_errors.increment(1);
             tracing::error!(request_id = request_id.as_str(), "a request panicked");
@@ -76,46 +95,52 @@ impl HttpService {
             HeaderName::from_static(request_id::HEADER),
             request_id.header(),
         );
-        timer.stop(&self.intake.metrics, answer.status().as_u16());
+        metrics.record(answer.status().as_u16(), started.elapsed());
         answer
     }
 
-    async fn route(
+    async fn take(
         &self,
-        endpoint: Endpoint,
+        taker: &dyn HttpEndpoint,
         request: Request<Incoming>,
-        peer: IpAddr,
-        id: &RequestId,
+        peer: Peer,
+        request_id: &RequestId,
     ) -> Answer {
-        if endpoint == Endpoint::Ingest {
-            if request.method() != Method::POST {
-                return answer::refused(&Refusal::MethodNotAllowed("POST"));
-            }
-            return ingest::post(&self.intake, self.limits, request, peer, id).await;
-        }
-        self.ask(endpoint, request, peer)
-            .await
-            .unwrap_or_else(|refusal| answer::refused(&refusal))
+        let (head, body) = request.into_parts();
+        let call = Call {
+            head: &head,
+            body,
+            peer,
+            request_id,
+        };
+        taker.answer(call).await
     }
 
-    /// Everything but `/ingest`.
-    async fn ask(
+    /// Everything that takes in no events.
+    async fn ask(&self, endpoint: Endpoint, request: Request<Incoming>, peer: Peer) -> Answer {
+        let answered = match &self.query {
+            Some(query) => self.ask_of(query, endpoint, request, peer).await,
+            None => Err(nothing_at(request.uri().path())),
+        };
+        answered.unwrap_or_else(|refusal| answer::refused(&refusal))
+    }
+
+    async fn ask_of(
         &self,
+        query: &Arc<Query>,
         endpoint: Endpoint,
         request: Request<Incoming>,
-        peer: IpAddr,
+        peer: Peer,
     ) -> Result<Answer, Refusal> {
         let path = request.uri().path().to_owned();
+        let peer = peer.address.ip();
         if endpoint == Endpoint::Admin {
-            self.query
-                .admin
-                .check(request.headers(), request.uri(), peer)?;
-            return self.administer(&path, request).await;
+            query.admin.check(request.headers(), request.uri(), peer)?;
+            return self.administer(query, &path, request).await;
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) && endpoint != Endpoint::Other {
             return Err(Refusal::MethodNotAllowed("GET"));
         }
-        let query = &*self.query;
         let parameters = query::parameters(request.uri().query());
         let ok = |value| Ok(answer::value(StatusCode::OK, &value));
         match (endpoint, path.as_str()) {
@@ -153,97 +178,22 @@ impl HttpService {
                         .is_ok_and(|accept| accept.to_ascii_lowercase().contains("ndjson"))
                 });
                 if streams {
-                    self.stream(wanted, parameters.contains_key("limit"), turn)
-                        .await
+                    let limited = parameters.contains_key("limit");
+                    stream(Arc::clone(query), wanted, limited, turn).await
                 } else {
-                    self.page(wanted, turn).await
+                    page(query, wanted, turn).await
                 }
             }
-            (Endpoint::Ingest | Endpoint::Admin | Endpoint::Other, path) => {
-                Err(Refusal::NotFound(format!("there is nothing at `{path}`")))
-            }
+            (Endpoint::Admin | Endpoint::Other, path) => Err(nothing_at(path)),
         }
     }
 
-    async fn page(
+    async fn administer(
         &self,
-        wanted: EventQuery,
-        turn: OwnedSemaphorePermit,
+        query: &Query,
+        path: &str,
+        request: Request<Incoming>,
     ) -> Result<Answer, Refusal> {
-        let page = query::events(&self.query, &wanted).await?;
-        let mut body = b"{\"events\":[".to_vec();
-        for (place, event) in page.events.iter().enumerate() {
-            if place > 0 {
-                body.push(b',');
-            }
-            json::write_event(event, &mut body);
-        }
-        body.extend_from_slice(b"],\"next\":");
-        match page.next {
-            Some(next) => json::write_str(&next.to_string(), &mut body),
-            None => body.extend_from_slice(b"null"),
-        }
-        body.push(b'}');
-        // The turn ends when the client has the page, or is gone.
-        let page =
-            futures_util::stream::unfold((Some(Bytes::from(body)), turn), |(body, turn)| async {
-                Some((Ok(Frame::data(body?)), (None, turn)))
-            });
-        Ok(answer::stream("application/json", StreamBody::new(page)))
-    }
-
-    /// Every event that matches, or as many as `limit` says, one a line; read as fast as the client takes them.
-    async fn stream(
-        &self,
-        mut wanted: EventQuery,
-        limited: bool,
-        turn: OwnedSemaphorePermit,
-    ) -> Result<Answer, Refusal> {
-        let mut left = if limited {
-            u64::from(wanted.limit)
-        } else {
-            u64::MAX
-        };
-        wanted.limit = u32::try_from(left.min(STREAM_PAGE.into())).unwrap_or(STREAM_PAGE);
-        wanted.max_bytes = STREAM_PAGE_BYTES;
-        // The first page before the answer: an error still has a status.
-        let first = query::events(&self.query, &wanted).await?;
-        let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(2);
-        let query = Arc::clone(&self.query);
-        tokio::spawn(async move {
-            let _turn = turn;
-            let mut page = first;
-            loop {
-                left = left.saturating_sub(page.events.len() as u64);
-                match sender.send_timeout(lines(&page), STREAM_STALL).await {
-                    Ok(()) => {}
-                    Err(_) => return,
-                }
-                let (Some(next), 1..) = (page.next, left) else {
-                    return;
-                };
-                wanted.after = Some(next);
-                wanted.limit = wanted.limit.min(u32::try_from(left).unwrap_or(u32::MAX));
-                page = match query::events(&query, &wanted).await {
-                    Ok(page) => page,
-                    Err(error) => {
-                        tracing::warn!(%error, "a stream of events broke off");
-                        return;
-                    }
-                };
-            }
-        });
-        let frames = futures_util::stream::unfold(receiver, |mut receiver| async {
-            let lines = receiver.recv().await?;
-            Some((Ok(Frame::data(lines)), receiver))
-        });
-        Ok(answer::stream(
-            "application/x-ndjson",
-            StreamBody::new(frames),
-        ))
-    }
-
-    async fn administer(&self, path: &str, request: Request<Incoming>) -> Result<Answer, Refusal> {
         let method = request.method().clone();
         let parameters = query::parameters(request.uri().query());
         let body = http_body_util::Limited::new(request.into_body(), ADMIN_BODY_MAX).collect();
@@ -256,15 +206,95 @@ impl HttpService {
             })?
             .to_bytes();
         tokio::task::block_in_place(|| {
-            query::admin::answer(&self.query, &method, path, &parameters, &body)
+            query::admin::answer(query, &method, path, &parameters, &body)
         })
         .map(|value| answer::value(StatusCode::OK, &value))
     }
 }
 
+async fn page(
+    query: &Query,
+    wanted: EventQuery,
+    turn: OwnedSemaphorePermit,
+) -> Result<Answer, Refusal> {
+    let page = query::events(query, &wanted).await?;
+    let mut body = b"{\"events\":[".to_vec();
+    for (place, event) in page.events.iter().enumerate() {
+        if place > 0 {
+            body.push(b',');
+        }
+        json::write_event(event, &mut body);
+    }
+    body.extend_from_slice(b"],\"next\":");
+    match page.next {
+        Some(next) => json::write_str(&next.to_string(), &mut body),
+        None => body.extend_from_slice(b"null"),
+    }
+    body.push(b'}');
+    // The turn ends when the client has the page, or is gone.
+    let page =
+        futures_util::stream::unfold((Some(Bytes::from(body)), turn), |(body, turn)| async {
+            Some((Ok(Frame::data(body?)), (None, turn)))
+        });
+    Ok(answer::stream("application/json", StreamBody::new(page)))
+}
+
+/// Every event that matches, or as many as `limit` says, one a line; read as fast as the client takes them.
+async fn stream(
+    query: Arc<Query>,
+    mut wanted: EventQuery,
+    limited: bool,
+    turn: OwnedSemaphorePermit,
+) -> Result<Answer, Refusal> {
+    let mut left = if limited {
+        u64::from(wanted.limit)
+    } else {
+        u64::MAX
+    };
+    wanted.limit = u32::try_from(left.min(STREAM_PAGE.into())).unwrap_or(STREAM_PAGE);
+    wanted.max_bytes = STREAM_PAGE_BYTES;
+    // The first page before the answer: an error still has a status.
+    let first = query::events(&query, &wanted).await?;
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(2);
+    tokio::spawn(async move {
+        let _turn = turn;
+        let mut page = first;
+        loop {
+            left = left.saturating_sub(page.events.len() as u64);
+            match sender.send_timeout(lines(&page), STREAM_STALL).await {
+                Ok(()) => {}
+                Err(_) => return,
+            }
+            let (Some(next), 1..) = (page.next, left) else {
+                return;
+            };
+            wanted.after = Some(next);
+            wanted.limit = wanted.limit.min(u32::try_from(left).unwrap_or(u32::MAX));
+            page = match query::events(&query, &wanted).await {
+                Ok(page) => page,
+                Err(error) => {
+                    tracing::warn!(%error, "a stream of events broke off");
+                    return;
+                }
+            };
+        }
+    });
+    let frames = futures_util::stream::unfold(receiver, |mut receiver| async {
+        let lines = receiver.recv().await?;
+        Some((Ok(Frame::data(lines)), receiver))
+    });
+    Ok(answer::stream(
+        "application/x-ndjson",
+        StreamBody::new(frames),
+    ))
+}
+
+fn nothing_at(path: &str) -> Refusal {
+    Refusal::NotFound(format!("there is nothing at `{path}`"))
+}
+
 fn endpoint(path: &str) -> Endpoint {
     match path {
-        "/ingest" => Endpoint::Ingest,
         "/health" | "/healthz" => Endpoint::Health,
         "/metrics" => Endpoint::Metrics,
         "/status" => Endpoint::Status,

@@ -1,113 +1,72 @@
 //! `POST /ingest`: events as JSON, NDJSON or protobuf, one or many.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use ::http::header::CONTENT_TYPE;
-use ::http::{HeaderMap, Request};
-use hyper::body::Incoming;
-use tracing::Instrument;
-use tracing::field::{Empty, display};
+use ::http::{HeaderMap, Method};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 
 use super::answer::{self, Answer};
-use super::body::{self, BodyLimits};
-use super::request_id::RequestId;
-use crate::intake::{Accepted, Format, Intake, Refusal, Submission};
+use super::http_door::{Call, HttpDoor, Keys};
+use super::protocol::{Built, HttpEndpoint, ProtocolFactory};
+use crate::intake::{Accepted, Format, Refusal};
 
 /// A longer key is refused: it is hashed for every request.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 
-/// Answers one request; its events are durable if the answer is 202.
-pub(super) async fn post(
-    intake: &Intake,
-    limits: BodyLimits,
-    request: Request<Incoming>,
-    peer: IpAddr,
-    request_id: &RequestId,
-) -> Answer {
-    // On at `RUST_LOG=debug`: a span a request costs more than taking in a small event.
-    let span = tracing::debug_span!(
-        "ingest", request_id = request_id.as_str(), source_ip = %peer,
-        payload_size = Empty, decode_time = Empty, enqueue_time = Empty, process_time = Empty,
-    );
-    let started = std::time::Instant::now();
-    let taken = async {
-        let taken = take(intake, limits, request, peer, request_id).await;
-        let current = tracing::Span::current();
-        current.record("process_time", display(started.elapsed().as_secs_f64()));
-        tracing::debug!(
-            outcome = if taken.is_ok() { "accepted" } else { "refused" },
-            "request"
-        );
-        taken
-    }
-    .instrument(span)
-    .await;
-    intake.metrics.requests.increment(1);
-    intake
-        .metrics
-        .latency
-        .record(started.elapsed().as_secs_f64());
-    match taken {
-        Ok(accepted) => {
-            intake
-                .metrics
-                .http_accepted
-                .increment(accepted.events.into());
-            intake
-                .metrics
-                .http_refused
-                .increment(accepted.rejected.count as u64);
-            answer::accepted(&accepted, intake.journal.identity(), request_id)
-        }
-        Err(refusal) => {
-            intake.metrics.request_errors.increment(1);
-            if let Refusal::AllInvalid(rejected) = &refusal {
-                intake.metrics.http_refused.increment(rejected.count as u64);
-            }
-            answer::refused(&refusal)
-        }
+inventory::submit! {
+    ProtocolFactory {
+        name: "http",
+        listens: |_| Vec::new(),
+        build: |setup| {
+            let door = HttpDoor::new(Arc::clone(setup.intake), "http", &setup.config.http);
+            Ok(Built { endpoints: vec![Arc::new(Ingest { door })], connections: Vec::new() })
+        },
     }
 }
 
-async fn take(
-    intake: &Intake,
-    limits: BodyLimits,
-    request: Request<Incoming>,
-    peer: IpAddr,
-    request_id: &RequestId,
-) -> Result<Accepted, Refusal> {
-    let (head, mut body) = request.into_parts();
-    let headers = &head.headers;
-    let read = async {
-        let admission = intake.admit(headers, peer)?;
-        let (format, key) = (format(headers)?, idempotency_key(headers)?);
-        let read = body::read(headers, &mut body, limits, &intake.memory).await;
-        let (bytes, permit) = read.inspect_err(|refusal| {
-            if matches!(refusal, Refusal::Overloaded { .. }) {
-                intake.memory_spent();
-            }
-        })?;
-        Ok((admission, format, key, bytes, permit))
-    };
-    let (admission, format, idempotency_key, body, permit) = match read.await {
-        Ok(read) => read,
-        Err(refusal) => {
-            if !matches!(refusal, Refusal::TooSlow(_) | Refusal::Gone) {
-                body::discard(headers, body, limits);
-            }
-            return Err(refusal);
+struct Ingest {
+    door: HttpDoor,
+}
+
+impl HttpEndpoint for Ingest {
+    fn label(&self) -> &'static str {
+        "/ingest"
+    }
+
+    fn claims(&self, path: &str) -> bool {
+        path == "/ingest"
+    }
+
+    fn answer<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Answer> {
+        self.post(call).boxed()
+    }
+}
+
+impl Ingest {
+    /// Answers one request; its events are durable if the answer is 202.
+    async fn post(&self, call: Call<'_>) -> Answer {
+        if call.head.method != Method::POST {
+            return answer::refused(&Refusal::MethodNotAllowed("POST"));
         }
-    };
-    tracing::Span::current().record("payload_size", body.len());
-    intake.metrics.bytes.increment(body.len() as u64);
-    let submission = Submission {
-        body,
-        format,
-        request_id: request_id.as_str(),
-        idempotency_key,
-        permit,
-    };
-    intake.accept(admission, submission).await
+        let (peer, request_id) = (call.peer, call.request_id);
+        match self.door.counted(peer, request_id, self.take(call)).await {
+            Ok(accepted) => {
+                let journal = &self.door.intake().journal;
+                answer::accepted(&accepted, journal.identity(), request_id)
+            }
+            Err(refusal) => answer::refused(&refusal),
+        }
+    }
+
+    async fn take(&self, call: Call<'_>) -> Result<Accepted, Refusal> {
+        let request_id = call.request_id;
+        let check = |headers| Ok((format(headers)?, idempotency_key(headers)?));
+        let received = self.door.receive(call, Keys::Asked, check).await?;
+        let (format, key) = received.checked;
+        self.door.accept(received, &format, request_id, key).await
+    }
 }
 
 fn format(headers: &HeaderMap) -> Result<Format, Refusal> {

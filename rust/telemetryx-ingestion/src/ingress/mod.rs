@@ -3,21 +3,30 @@
 //!
 //! | file | purpose |
 //! | --- | --- |
-//! | `http.rs` | which path is whose; requests and answers of our own HTTP API |
-//! | `ingest.rs` | `POST /ingest` |
+//! | `ingest.rs` | protocol: `POST /ingest` |
+//! | `protocol.rs` | what a protocol is |
+//! | `doors.rs` | binds all sockets, builds all protocols |
+//! | `listener.rs` | sockets: accept, connection limit, draining |
+//! | `http_connection.rs` | HTTP/1.1 or h2c on a connection |
+//! | `http.rs` | which path is whose; everything that can be asked |
+//! | `http_door.rs` | what every protocol over HTTP does with a request |
 //! | `answer.rs` | values and refusals as HTTP answers |
 //! | `body.rs` | reads a request body within its limits: bytes, time, memory |
 //! | `decompress.rs` | gzip, deflate, zstd, counting what comes out |
 //! | `request_id.rs` | taken or made |
-//! | `listener.rs` | sockets: accept, connection limits, HTTP/1.1 or h2c, draining |
 
 mod answer;
 mod body;
 mod decompress;
+mod doors;
 mod http;
+mod http_connection;
+mod http_door;
 mod ingest;
 mod listener;
+mod protocol;
 mod request_id;
 
-pub use self::http::HttpService;
+use self::http::HttpService;
+pub use doors::{Doors, ListenError};
 pub use listener::Listener;

@@ -22,6 +22,14 @@ pub struct Rejections {
     pub errors: Vec<EventError>,
 }
 
+impl Rejections {
+    pub(super) fn of(mut errors: Vec<EventError>) -> Self {
+        let count = errors.len();
+        errors.truncate(ERRORS_MAX);
+        Self { count, errors }
+    }
+}
+
 /// Why nothing of a request was kept. The edge turns it into its protocol's answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {

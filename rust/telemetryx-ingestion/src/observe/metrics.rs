@@ -4,7 +4,7 @@
 #![allow(clippy::disallowed_macros)]
 
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
@@ -22,11 +22,9 @@ const GROUP_SIZES: &[f64] = &[
     1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4,
 ];
 
-/// What an HTTP request was for: the `endpoint` label.
+/// What an HTTP request that asks something was for: the `endpoint` label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
-    /// `POST /ingest`.
-    Ingest,
     /// `GET /stats`, `/stats/{source_id}`, `/stats/rates`.
     Stats,
     /// `GET /events`.
@@ -47,8 +45,7 @@ pub enum Endpoint {
     Other,
 }
 
-const ENDPOINTS: [&str; 10] = [
-    "/ingest",
+const ENDPOINTS: [&str; 9] = [
     "/stats",
     "/events",
     "/receipts",
@@ -63,13 +60,63 @@ const STATUSES: [u16; 16] = [
     200, 202, 400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 431, 500, 501, 503,
 ];
 
-struct EndpointMetrics {
+/// The handles of one HTTP endpoint.
+pub struct EndpointMetrics {
+    label: &'static str,
     requests: Counter,
     /// Made when first needed: all of them would be most of what `/metrics` shows.
     by_status: [OnceLock<Histogram>; STATUSES.len()],
 }
 
-/// The handles of everything that is not a route's.
+impl EndpointMetrics {
+    /// The handles of the endpoint with this label, a word of ours.
+    #[must_use]
+    pub fn new(label: &'static str) -> Self {
+        Self {
+            label,
+            requests: counter!("telemetron_http_requests_total", "endpoint" => label),
+            by_status: STATUSES.map(|_| OnceLock::new()),
+        }
+    }
+
+    /// Counts one request and how long it took.
+    pub fn record(&self, status: u16, took: Duration) {
+        self.requests.increment(1);
+        let place = STATUSES
+            .iter()
+            .position(|known| *known == status)
+            .unwrap_or(STATUSES.len() - 3);
+        let duration = self.by_status[place].get_or_init(|| {
+            histogram!(
+                "telemetron_http_requests_duration_seconds",
+                "endpoint" => self.label, "status" => STATUSES[place].to_string()
+            )
+        });
+        duration.record(took.as_secs_f64());
+    }
+}
+
+/// The handles of one protocol.
+pub struct ProtocolMetrics {
+    /// Events accepted.
+    pub accepted: Counter,
+    /// Events refused.
+    pub refused: Counter,
+}
+
+impl ProtocolMetrics {
+    /// The handles of the protocol of this name, a word of ours.
+    #[must_use]
+    pub fn new(protocol: &'static str) -> Self {
+        let events = |outcome: &'static str| counter!("ingestion_events_total", "protocol" => protocol, "outcome" => outcome);
+        Self {
+            accepted: events("accepted"),
+            refused: events("refused"),
+        }
+    }
+}
+
+/// The handles of everything that is not a route's or a protocol's.
 pub struct Metrics {
     handle: PrometheusHandle,
     endpoints: [EndpointMetrics; ENDPOINTS.len()],
@@ -81,10 +128,6 @@ pub struct Metrics {
     pub dropped: Counter,
     /// From the end of a request's head to its answer.
     pub latency: Histogram,
-    /// Events accepted over HTTP.
-    pub http_accepted: Counter,
-    /// Events refused over HTTP.
-    pub http_refused: Counter,
     /// Bytes of bodies, unpacked.
     pub bytes: Counter,
     /// From `append` to durable.
@@ -124,19 +167,13 @@ impl Metrics {
         // A second service in one process (a test) shares the first one's recorder.
         drop(metrics::set_global_recorder(recorder));
         describe();
-        let endpoints = ENDPOINTS.map(|endpoint| EndpointMetrics {
-            requests: counter!("telemetron_http_requests_total", "endpoint" => endpoint),
-            by_status: STATUSES.map(|_| OnceLock::new()),
-        });
         Self {
             handle,
-            endpoints,
+            endpoints: ENDPOINTS.map(EndpointMetrics::new),
             requests: counter!("ingestion_requests_total"),
             request_errors: counter!("ingestion_requests_errors_total"),
             dropped: counter!("ingestion_dropped_total"),
             latency: histogram!("ingestion_processing_latency_seconds"),
-            http_accepted: counter!("ingestion_events_total", "protocol" => "http", "outcome" => "accepted"),
-            http_refused: counter!("ingestion_events_total", "protocol" => "http", "outcome" => "refused"),
             bytes: counter!("ingestion_bytes_total"),
             append: histogram!("journal_append_seconds"),
             fsync: histogram!("journal_fsync_seconds"),
@@ -150,21 +187,10 @@ impl Metrics {
         }
     }
 
-    /// Counts one HTTP request and how long it took.
-    pub fn http(&self, endpoint: Endpoint, status: u16, took: Duration) {
-        let metrics = &self.endpoints[endpoint as usize];
-        metrics.requests.increment(1);
-        let place = STATUSES
-            .iter()
-            .position(|known| *known == status)
-            .unwrap_or(STATUSES.len() - 3);
-        let duration = metrics.by_status[place].get_or_init(|| {
-            histogram!(
-                "telemetron_http_requests_duration_seconds",
-                "endpoint" => ENDPOINTS[endpoint as usize], "status" => STATUSES[place].to_string()
-            )
-        });
-        duration.record(took.as_secs_f64());
+    /// The handles of an endpoint.
+    #[must_use]
+    pub fn endpoint(&self, endpoint: Endpoint) -> &EndpointMetrics {
+        &self.endpoints[endpoint as usize]
     }
 
     /// Everything, in Prometheus' text form.
@@ -256,30 +282,6 @@ impl PluginMetrics {
     /// One batch took this long.
     pub fn took(&self, ok: bool, duration: Duration) {
         if ok { &self.ok } else { &self.error }.record(duration.as_secs_f64());
-    }
-}
-
-/// Times one HTTP request; the status is known at its end.
-pub struct HttpTimer {
-    endpoint: Endpoint,
-    started: Instant,
-}
-
-impl HttpTimer {
-    /// Starts now.
-    #[must_use]
-    pub fn start(endpoint: Endpoint) -> Self {
-        Self {
-            endpoint,
-            started: Instant::now(),
-        }
-    }
-
-    /// Counts the request.
-    pub fn stop(&self, metrics: &Metrics, status: u16) -> Duration {
-        let took = self.started.elapsed();
-        metrics.http(self.endpoint, status, took);
-        took
     }
 }
 

@@ -14,5 +14,7 @@ mod overload;
 
 pub use door::{DoorBooks, DoorCount, DoorTotals};
 pub use logs::init as init_logs;
-pub use metrics::{Endpoint, HttpTimer, Metrics, PluginMetrics, RouteMetrics, dead_letters};
+pub use metrics::{
+    Endpoint, EndpointMetrics, Metrics, PluginMetrics, ProtocolMetrics, RouteMetrics, dead_letters,
+};
 pub use overload::OverloadLog;

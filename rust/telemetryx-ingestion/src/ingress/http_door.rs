@@ -1,0 +1,167 @@
+//! What every protocol over HTTP does with a request: admit it, read its body, take in its events, count.
+
+use std::sync::Arc;
+
+use ::http::HeaderMap;
+use ::http::request::Parts;
+use bytes::Bytes;
+use hyper::body::Incoming;
+use tracing::Instrument;
+use tracing::field::{Empty, display};
+
+use super::body::{self, BodyLimits};
+use super::listener::Peer;
+use super::request_id::RequestId;
+use crate::admission::{MemoryPermit, api_key};
+use crate::config::HttpConfig;
+use crate::intake::{
+    Accepted, Admission, Caller, Credentials, Decode, Intake, Refusal, Submission,
+};
+use crate::observe::ProtocolMetrics;
+
+/// One request, its body not yet read.
+pub(super) struct Call<'c> {
+    pub(super) head: &'c Parts,
+    pub(super) body: Incoming,
+    pub(super) peer: Peer,
+    pub(super) request_id: &'c RequestId,
+}
+
+/// Who must show a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keys {
+    /// Whoever sends, if the config has keys.
+    Asked,
+    /// Nobody: the body is signed.
+    #[allow(dead_code, reason = "webhooks")]
+    NotAsked,
+}
+
+/// Takes in the events of HTTP requests for one protocol.
+pub(super) struct HttpDoor {
+    intake: Arc<Intake>,
+    protocol: ProtocolMetrics,
+    limits: BodyLimits,
+}
+
+/// A request that was admitted and read.
+pub(super) struct Received<T> {
+    /// What the check of the headers returned.
+    pub(super) checked: T,
+    /// The body, unpacked.
+    pub(super) body: Bytes,
+    admission: Admission,
+    permit: MemoryPermit,
+}
+
+impl HttpDoor {
+    /// For the protocol of this name, a word of ours, with the limits of `http`.
+    pub(super) fn new(intake: Arc<Intake>, protocol: &'static str, config: &HttpConfig) -> Self {
+        Self {
+            intake,
+            protocol: ProtocolMetrics::new(protocol),
+            limits: BodyLimits::of(config),
+        }
+    }
+
+    /// Where the events go.
+    pub(super) fn intake(&self) -> &Intake {
+        &self.intake
+    }
+
+    /// Admits a request and reads its body; `check` looks at the headers in between.
+    pub(super) async fn receive<'c, T>(
+        &self,
+        call: Call<'c>,
+        keys: Keys,
+        check: impl FnOnce(&'c HeaderMap) -> Result<T, Refusal>,
+    ) -> Result<Received<T>, Refusal> {
+        let headers = &call.head.headers;
+        let mut body = call.body;
+        let read = async {
+            let credentials = match keys {
+                Keys::Asked => Credentials::Key(api_key(headers)),
+                Keys::NotAsked => Credentials::Own,
+            };
+            let admission = self.intake.admit(Caller {
+                peer: call.peer.address.ip(),
+                credentials,
+            })?;
+            let checked = check(headers)?;
+            let read = body::read(headers, &mut body, self.limits, &self.intake.memory).await;
+            let (body, permit) = read.inspect_err(|refusal| {
+                if matches!(refusal, Refusal::Overloaded { .. }) {
+                    self.intake.memory_spent();
+                }
+            })?;
+            tracing::Span::current().record("payload_size", body.len());
+            self.intake.metrics.bytes.increment(body.len() as u64);
+            Ok(Received {
+                checked,
+                body,
+                admission,
+                permit,
+            })
+        };
+        let read = read.await;
+        if let Err(refusal) = &read
+            && !matches!(refusal, Refusal::TooSlow(_) | Refusal::Gone)
+        {
+            body::discard(headers, body, self.limits);
+        }
+        read
+    }
+
+    /// Takes in the events of a request; they are durable when this resolves.
+    pub(super) async fn accept<T>(
+        &self,
+        received: Received<T>,
+        decoder: &dyn Decode,
+        request_id: &RequestId,
+        idempotency_key: Option<&str>,
+    ) -> Result<Accepted, Refusal> {
+        let submission = Submission {
+            protocol: &self.protocol,
+            body: received.body,
+            decoder,
+            request_id: request_id.as_str(),
+            idempotency_key,
+            permit: received.permit,
+        };
+        self.intake.accept(received.admission, submission).await
+    }
+
+    /// Runs the whole of a request in its span, times and counts it.
+    pub(super) async fn counted(
+        &self,
+        peer: Peer,
+        request_id: &RequestId,
+        taking: impl Future<Output = Result<Accepted, Refusal>>,
+    ) -> Result<Accepted, Refusal> {
+        // On at `RUST_LOG=debug`: a span a request costs more than taking in a small event.
+        let span = tracing::debug_span!(
+            "ingest", request_id = request_id.as_str(), source_ip = %peer.address.ip(),
+            payload_size = Empty, decode_time = Empty, enqueue_time = Empty, process_time = Empty,
+        );
+        let started = std::time::Instant::now();
+        let taken = async {
+            let taken = taking.await;
+            let current = tracing::Span::current();
+            current.record("process_time", display(started.elapsed().as_secs_f64()));
+            tracing::debug!(
+                outcome = if taken.is_ok() { "accepted" } else { "refused" },
+                "request"
+            );
+            taken
+        }
+        .instrument(span)
+        .await;
+        let metrics = &self.intake.metrics;
+        metrics.requests.increment(1);
+        metrics.latency.record(started.elapsed().as_secs_f64());
+        if taken.is_err() {
+            metrics.request_errors.increment(1);
+        }
+        taken
+    }
+}
