@@ -353,7 +353,7 @@ c.yaml:6: auth.keys[1].name: `a` is the name of auth.keys[0] already; give each 
 c.yaml:6: auth.keys[1].sha256: is the key of auth.keys[0] already; give each client its own key
 c.yaml:8: routes[0].retry.max: 1s is less than retry.initial, 2s; delays grow from initial to max
 c.yaml:9: routes[1].name: `X` is the name of routes[0] already; give each route its own name
-c.yaml:11: query.events_from: route `x`, whose sink is `stats`, cannot answer; no route has a sink of kind sqlite: leave it out
+c.yaml:11: query.events_from: route `x`, whose sink is `stats`, cannot answer; no route has a sink that keeps events: leave it out
 c.yaml:12: query.counters_from: there is no route `y`; routes that can answer: `x`, `X`
 c.yaml:13: admin.token_file: admin.token is set as well; leave one of the two out"
     );

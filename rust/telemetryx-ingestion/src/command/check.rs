@@ -7,14 +7,11 @@ use std::{
 
 use clap::Args;
 
-use super::complain;
+use super::{WRONG, complain};
 use crate::{
     config::{self, Config, ConfigErrors},
     service,
 };
-
-/// Exit code for a config that is wrong.
-const WRONG: u8 = 2;
 
 /// Read the config, build every plug-in, print what results
 ///

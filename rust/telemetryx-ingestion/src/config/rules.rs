@@ -5,9 +5,12 @@ use std::{collections::BTreeSet, fs, io::Read as _, path::Path};
 use super::{
     Config, STATS, STORE,
     error::ConfigError,
-    query::{COUNTER_PROCESSORS, COUNTER_SINKS, EVENT_SINKS},
     routes::RouteConfig,
     values::{RouteName, Secret},
+};
+use crate::{
+    processors,
+    sinks::{self, Sink, SinkContext},
 };
 
 /// How much of a token's file is read.
@@ -131,22 +134,31 @@ fn queries(config: &mut Config, errors: &mut Vec<ConfigError>) {
         query,
         routes,
         processing,
+        data_dir,
         ..
     } = config;
-    let stores = |route: &RouteConfig| EVENT_SINKS.contains(&route.sink.kind.as_str());
+    // Of one that cannot be made, building it says what is wrong.
+    let sink = |route: &RouteConfig, able: fn(&dyn Sink) -> bool| {
+        let context = SinkContext {
+            route: route.name.as_str(),
+            data_dir,
+        };
+        sinks::build(&route.sink, context).map_or(true, |sink| able(&*sink))
+    };
+    let stores = |route: &RouteConfig| sink(route, |sink| sink.events().is_some());
     let counts = |route: &RouteConfig| {
-        let processors = processing.plugins.iter().chain(&route.processors);
-        COUNTER_SINKS.contains(&route.sink.kind.as_str())
-            || processors
-                .map(|plugin| plugin.name.as_str())
-                .any(|name| COUNTER_PROCESSORS.contains(&name))
+        let mut plugins = processing.plugins.iter().chain(&route.processors);
+        sink(route, |sink| sink.counters().is_some())
+            || plugins.any(|plugin| {
+                processors::build(plugin).map_or(true, |made| made.counters().is_some())
+            })
     };
     query_target(
         "query.events_from",
         &mut query.events_from,
         STORE,
         stores,
-        "a sink of kind sqlite",
+        "a sink that keeps events",
         routes,
         errors,
     );
@@ -155,7 +167,7 @@ fn queries(config: &mut Config, errors: &mut Vec<ConfigError>) {
         &mut query.counters_from,
         STATS,
         counts,
-        "a sink of kind stats or the processor Stats",
+        "a sink or a processor that counts",
         routes,
         errors,
     );
