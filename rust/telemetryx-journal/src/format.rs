@@ -35,6 +35,8 @@ use crate::offset::Offset;
 
 /// Length of a segment's header.
 pub(crate) const SEGMENT_HEADER: usize = 64;
+/// Where the records of a segment begin.
+pub(crate) const RECORDS_START: u64 = SEGMENT_HEADER as u64;
 /// Length of a record's header.
 pub(crate) const RECORD_HEADER: usize = 64;
 /// First bytes of a record. The first byte is rare in text.

@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::ReadError;
-use crate::format::SEGMENT_HEADER;
 use crate::offset::Offset;
 use crate::record::{Chunk, Entry, GapReason, StoredRecord};
 use crate::recovery::Surveyed;
@@ -326,6 +325,3 @@ impl Open {
         })
     }
 }
-
-/// Where the records of a segment begin.
-pub(crate) const RECORDS_START: u64 = SEGMENT_HEADER as u64;

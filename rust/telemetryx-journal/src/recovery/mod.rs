@@ -17,11 +17,10 @@ use std::sync::Arc;
 
 use crate::error::OpenError;
 use crate::format::{
-    BadSegmentHeader, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, SegmentHeader,
+    BadSegmentHeader, RECORD_HEADER, RECORDS_START, RecordHeader, SEGMENT_HEADER, SegmentHeader,
     parse_segment_name,
 };
 use crate::offset::Offset;
-use crate::reader::RECORDS_START;
 use crate::scan::Scanner;
 use crate::segments::{Segment, Segments};
 use crate::shared::{DamageBook, Shared};

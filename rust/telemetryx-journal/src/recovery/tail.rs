@@ -12,9 +12,8 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::format::RECORD_HEADER;
+use crate::format::{RECORD_HEADER, RECORDS_START};
 use crate::offset::Offset;
-use crate::reader::RECORDS_START;
 use crate::scan::{Found, Scanner, Step, content_end};
 use crate::status::DamageReason;
 use crate::storage::StorageFile;

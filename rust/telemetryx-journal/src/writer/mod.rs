@@ -19,10 +19,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::error::AppendError;
-use crate::format::SegmentHeader;
+use crate::format::{RECORDS_START, SegmentHeader};
 use crate::offset::Offset;
 use crate::options::{FsyncPolicy, JournalOptions};
-use crate::reader::RECORDS_START;
 use crate::segments::{Mark, Segment, Segments};
 use crate::shared::Shared;
 use crate::status::Health;
