@@ -46,6 +46,8 @@ pub enum ErrorCode {
     PayloadTooLarge,
     /// A schema version that is not accepted for this type.
     SchemaVersionNotAccepted,
+    /// Its source sends more than its rate limit allows. Not final: the same event may be taken later.
+    RateLimited,
     /// Refused by a plug-in, for a reason of its own.
     Plugin,
     /// A body without an event.
@@ -78,6 +80,7 @@ impl ErrorCode {
             ErrorCode::NotAllowed => "not_allowed",
             ErrorCode::PayloadTooLarge => "payload_too_large",
             ErrorCode::SchemaVersionNotAccepted => "schema_version_not_accepted",
+            ErrorCode::RateLimited => "rate_limited",
             ErrorCode::Plugin => "plugin",
             ErrorCode::Empty => "empty",
             ErrorCode::EventTooLarge => "event_too_large",
@@ -92,7 +95,7 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// Why one event is refused. Final: the same event will be refused again.
+/// Why one event is refused. Final but for [`ErrorCode::RateLimited`]: the same event will be refused again.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("event {index}: {message}")]
 pub struct EventError {

@@ -18,22 +18,25 @@ use telemetryx_common::{
 use tracing::field::display;
 
 use crate::admission::{
-    Identity, KeyRing, MemoryBudget, MemoryPermit, OverflowGate, RateLimiter, Verdict,
+    Allowance, Identity, KeyRing, MemoryBudget, MemoryPermit, OverflowGate, RateLimiter, Spent,
+    Verdict,
 };
 use crate::clock;
 use crate::config::OnInvalid;
 use crate::control::{Control, ControlError, Stage};
 use crate::journal::{AppendError, Durability, EncodedBatch, Journal, Position};
-use crate::observe::{DoorBooks, Metrics, OverloadLog, ProtocolMetrics, dead_letters};
+use crate::observe::{DoorBooks, Metrics, OverloadLog, ProtocolMetrics, ShedTally, dead_letters};
 use crate::validators::EventValidator;
 
 mod decode;
 mod refusal;
 mod refused;
+mod share;
 
 pub use decode::{Decode, Format, Raw, Visit};
 pub use refusal::{ERRORS_MAX, MEMORY_SPENT, Refusal, Rejections};
 use refused::Refused;
+use share::Share;
 
 /// Who asks to come in.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +60,9 @@ pub enum Credentials<'c> {
 #[derive(Debug)]
 pub struct Admission {
     identity: Option<Arc<Identity>>,
-    shed: bool,
+    /// What the client may still send, if a limiter is on that counts requests.
+    pub allowance: Option<Allowance>,
+    share: Share,
     /// An operator sends it again: it is in the books and in the dead letters.
     is_again: bool,
 }
@@ -81,14 +86,18 @@ pub struct Submission<'r> {
 /// What a client may be told: the events are durable.
 #[derive(Debug)]
 pub struct Accepted {
-    /// How many are.
+    /// How many are, with those that the overflow policy dropped.
     pub events: u32,
-    /// Where; `None` if the overflow policy dropped them.
+    /// How many the overflow policy dropped.
+    pub shed: u32,
+    /// Where the others are; `None` if it dropped all.
     pub position: Option<Position>,
     /// What durable means with this journal.
     pub durability: &'static str,
     /// The events that were refused; the others are not affected.
     pub rejected: Rejections,
+    /// What the client may still send, if a limiter is on.
+    pub allowance: Option<Allowance>,
 }
 
 /// What the path needs; made once by `service`.
@@ -127,38 +136,68 @@ impl Intake {
     /// # Errors
     /// [`Refusal::Unauthorized`], [`Refusal::RateLimited`] or [`Refusal::Overloaded`].
     pub fn admit(&self, caller: Caller<'_>) -> Result<Admission, Refusal> {
+        self.admit_telling(caller, |_| {})
+    }
+
+    /// As [`Intake::admit`]; `tell` hears what the client may still send, also if there is no room for what it sends now.
+    ///
+    /// # Errors
+    /// As [`Intake::admit`].
+    pub fn admit_telling(
+        &self,
+        caller: Caller<'_>,
+        tell: impl FnOnce(Allowance),
+    ) -> Result<Admission, Refusal> {
         let Caller { peer, credentials } = caller;
         let identity = match credentials {
             Credentials::Key(key) => self.keys.identify(key)?,
             Credentials::Own => None,
         };
-        if let Some(limiter) = &self.rate_limiter {
-            limiter.take(peer, identity.as_deref()).map_err(|spent| {
-                self.books.rate_limited.add(1);
-                self.overload.rate_limited(peer);
-                Refusal::RateLimited(spent.retry_after)
-            })?;
-        }
-        match self.overflow.decide() {
-            Verdict::Accept => Ok(Admission {
-                identity,
-                shed: false,
-                is_again: false,
-            }),
-            Verdict::Shed => Ok(Admission {
-                identity,
-                shed: true,
-                is_again: false,
-            }),
+        let allowance = self
+            .take_token(peer, identity.as_deref())
+            .map_err(|spent| self.rate_limited(peer, spent))?;
+        allowance.map(tell);
+        let share = match self.overflow.decide() {
+            Verdict::Accept => Share::All,
+            Verdict::Shed => Share::None,
+            Verdict::Sample => Share::Sample,
             Verdict::Reject => {
                 self.books.overloaded.add(1);
                 self.overload.queue_saturated();
-                Err(Refusal::Overloaded {
+                return Err(Refusal::Overloaded {
                     code: "backlog_full",
                     message: "the backlog is full; try again later",
-                })
+                });
             }
-        }
+        };
+        Ok(Admission {
+            identity,
+            allowance,
+            share,
+            is_again: false,
+        })
+    }
+
+    /// One token of the key's own bucket, and one of that for everybody in its place. The key's own comes first: a client
+    /// over its own limit takes nothing from those who share a bucket with it.
+    fn take_token(
+        &self,
+        peer: IpAddr,
+        identity: Option<&Identity>,
+    ) -> Result<Option<Allowance>, Spent> {
+        let own = identity.map_or(Ok(None), Identity::take)?;
+        let general = match &self.rate_limiter {
+            Some(limiter) => limiter.take(peer, identity)?,
+            None => None,
+        };
+        Ok(own.map_or(general, |own| Some(own.tighter(general))))
+    }
+
+    #[cold]
+    fn rate_limited(&self, peer: IpAddr, spent: Spent) -> Refusal {
+        self.books.rate_limited.add(1);
+        self.overload.rate_limited(peer);
+        Refusal::RateLimited(spent)
     }
 
     /// Takes in a refused event that an operator sends again; if it is refused again it stays the dead letter it is.
@@ -168,7 +207,8 @@ impl Intake {
     pub async fn accept_again(&self, submission: Submission<'_>) -> Result<Accepted, Refusal> {
         let admission = Admission {
             identity: None,
-            shed: false,
+            allowance: None,
+            share: Share::All,
             is_again: true,
         };
         self.accept(admission, submission).await
@@ -217,6 +257,8 @@ impl Intake {
             latest,
             refused,
             foreign,
+            over_limit,
+            shed,
             memory_spent,
         } = decoded?;
         if memory_spent {
@@ -226,31 +268,38 @@ impl Intake {
         let decoded_at = Instant::now();
         span.record("decode_time", display(seconds(decoded_at - started)));
 
-        protocol.refused.increment(refused.errors.len() as u64);
-        let rejected = self.refuse(refused, &admission, request_id).await;
-        if events == 0 {
-            return Err(match rejected.count {
-                0 => Refusal::BadRequest {
-                    code: "empty_batch",
-                    message: "there is no event in the body".into(),
-                },
-                all if all == foreign => {
-                    Refusal::Forbidden("this API key may not send for this source")
-                }
-                _ => Refusal::AllInvalid(rejected),
-            });
+        let OverLimit {
+            events: over,
+            spent,
+            allowance,
+        } = over_limit;
+        let invalid = (refused.errors.len() - over) as u64;
+        protocol.refused.increment(invalid);
+        if over > 0 {
+            protocol.rate_limited.increment(over as u64);
+            self.books.rate_limited.add(over as u64);
+            self.overload.events_rate_limited(over);
         }
-        if admission.shed {
-            self.books.shed.add(events.into());
-            self.metrics.dropped.increment(events.into());
-            self.overload.load_shedding();
-            protocol.accepted.increment(events.into());
-            return Ok(Accepted {
-                events,
-                position: None,
-                durability: "shed",
-                rejected,
-            });
+        let rejected = self.refuse(refused, invalid, &admission, request_id).await;
+        let shed_events = shed.as_ref().map_or(0, |shed| shed.events()) as u32;
+        let allowance = admission
+            .allowance
+            .map_or(allowance, |own| Some(own.tighter(allowance)));
+        let mut accepted = Accepted {
+            events: events + shed_events,
+            shed: shed_events,
+            position: None,
+            durability: "shed",
+            rejected,
+            allowance,
+        };
+        if accepted.events == 0 {
+            return Err(nothing_accepted(accepted.rejected, foreign, spent));
+        }
+        if events == 0 {
+            self.book_shed(shed);
+            protocol.accepted.increment(shed_events.into());
+            return Ok(accepted);
         }
         let batch = EncodedBatch {
             body: encoded.into(),
@@ -264,14 +313,24 @@ impl Intake {
             .await
             .map_err(|error| self.append_failed(error))?;
         drop(permit);
-        protocol.accepted.increment(events.into());
+        self.book_shed(shed);
+        protocol.accepted.increment(accepted.events.into());
         span.record("enqueue_time", display(seconds(decoded_at.elapsed())));
-        Ok(Accepted {
-            events,
-            position: Some(position),
-            durability: self.durability().as_str(),
-            rejected,
-        })
+        accepted.position = Some(position);
+        accepted.durability = self.durability().as_str();
+        Ok(accepted)
+    }
+
+    /// Books what the overflow policy dropped, once the answer is a 202.
+    fn book_shed(&self, shed: Option<Box<ShedTally>>) {
+        if let Some(shed) = shed {
+            let events = shed.events();
+            // In this order: a change of the sum is what makes both be saved.
+            self.books.shed_by.add(*shed);
+            self.books.shed.add(events);
+            self.metrics.dropped.increment(events);
+            self.overload.load_shedding();
+        }
     }
 
     /// Books a request for which there was no memory.
@@ -304,8 +363,12 @@ impl Intake {
             latest: Timestamp::from_unix_nanos(i64::MIN),
             refused: self.refused(admission),
             foreign: 0,
+            over_limit: OverLimit::default(),
+            shed: None,
             memory_spent: false,
         };
+        let limiter = self.rate_limiter.as_ref();
+        let limiter = limiter.filter(|limiter| limiter.is_per_event() && !admission.is_again);
         let mut index = 0;
         decoder.decode(body, &self.limits, &mut |raw, event| {
             let place = index;
@@ -314,7 +377,22 @@ impl Intake {
                 Ok(mut event) => {
                     event.received_at = now;
                     match self.validate(&event, place, now, identity) {
-                        Ok(()) => return decoded.take(&event, place, &ids),
+                        Ok(()) => match decoded.over_limit.take(limiter, &event, place) {
+                            Ok(()) => {
+                                return decoded.take(
+                                    event,
+                                    place,
+                                    &ids,
+                                    admission.share,
+                                    &self.overflow,
+                                );
+                            }
+                            // It is not wrong, only too early: it is no dead letter.
+                            Err(error) => {
+                                decoded.memory_spent |= !permit.grow(Refused::bytes_of(&error));
+                                return decoded.refused.errors.push(error);
+                            }
+                        },
                         Err(error) => (error, Some(event)),
                     }
                 }
@@ -369,11 +447,12 @@ impl Intake {
     async fn refuse(
         &self,
         refused: Refused,
+        invalid: u64,
         admission: &Admission,
         request_id: &str,
     ) -> Rejections {
         if !admission.is_again {
-            self.books.refused.add(refused.errors.len() as u64);
+            self.books.refused.add(invalid);
         }
         let Refused { errors, letters } = refused;
         let letters = letters.map(|letters| letters.of_request(request_id));
@@ -387,7 +466,10 @@ impl Intake {
         match kept {
             Err(error) => self.overload.letters_lost(&error),
             Ok(()) => {
-                for error in &errors {
+                for error in errors
+                    .iter()
+                    .filter(|error| error.code != ErrorCode::RateLimited)
+                {
                     dead_letters("", Stage::Validation.as_str(), error.code.as_str(), 1);
                 }
             }
@@ -416,6 +498,22 @@ impl Intake {
     }
 }
 
+/// What to say if no event of a request was accepted.
+fn nothing_accepted(rejected: Rejections, foreign: usize, spent: Option<Spent>) -> Refusal {
+    match (rejected.count, spent) {
+        (0, _) => Refusal::BadRequest {
+            code: "empty_batch",
+            message: "there is no event in the body".into(),
+        },
+        // Also if others of it are invalid: what can be taken later must not be given up now.
+        (_, Some(spent)) => Refusal::RateLimited(spent),
+        (all, None) if all == foreign => {
+            Refusal::Forbidden("this API key may not send for this source")
+        }
+        (_, None) => Refusal::AllInvalid(rejected),
+    }
+}
+
 /// True if the key may not send for the event's source.
 fn is_foreign(event: &Event<'_>, identity: Option<&Identity>) -> bool {
     let source = identity.and_then(|identity| identity.source.as_deref());
@@ -430,21 +528,84 @@ struct Decoded {
     refused: Refused,
     /// How many of them are of a source that the key may not send for.
     foreign: usize,
+    over_limit: OverLimit,
+    /// What the overflow policy dropped; `None`: nothing.
+    shed: Option<Box<ShedTally>>,
     memory_spent: bool,
 }
 
 impl Decoded {
-    fn take(&mut self, event: &Event<'_>, index: u32, ids: &EventIds) {
+    fn take(
+        &mut self,
+        mut event: Event<'_>,
+        index: u32,
+        ids: &EventIds,
+        share: Share,
+        overflow: &OverflowGate,
+    ) {
+        if !share.keeps(&mut event, overflow) {
+            return self.shed.get_or_insert_default().add(&event);
+        }
         let mut buffer = [0; 36];
         let id = if event.id.is_empty() {
             ids.id_for(index, &mut buffer)
         } else {
             &event.id
         };
-        wire::encode_event(event, id, &mut self.encoded);
+        wire::encode_event(&event, id, &mut self.encoded);
         self.earliest = self.earliest.min(event.ts);
         self.latest = self.latest.max(event.ts);
         self.events += 1;
+    }
+}
+
+/// Events of one request that were over the rate limit of their source.
+#[derive(Default)]
+struct OverLimit {
+    events: usize,
+    /// The one that has a token again first.
+    spent: Option<Spent>,
+    /// What is left in the emptiest bucket.
+    allowance: Option<Allowance>,
+}
+
+impl OverLimit {
+    /// Takes a token for the event, if events take them.
+    fn take(
+        &mut self,
+        limiter: Option<&RateLimiter>,
+        event: &Event<'_>,
+        index: u32,
+    ) -> Result<(), EventError> {
+        let Some(limiter) = limiter else {
+            return Ok(());
+        };
+        let (allowance, spent) = match limiter.take_for(&event.source) {
+            Ok(allowance) => (allowance, None),
+            Err(spent) => (Some(spent.into()), Some(spent)),
+        };
+        self.allowance = allowance.map_or(self.allowance, |new| Some(new.tighter(self.allowance)));
+        let Some(spent) = spent else {
+            return Ok(());
+        };
+        self.events += 1;
+        let first = self
+            .spent
+            .map_or(spent.retry_after, |first| first.retry_after);
+        self.spent = Some(Spent {
+            retry_after: spent.retry_after.min(first),
+            ..spent
+        });
+        Err(EventError {
+            index,
+            field: "source".into(),
+            code: ErrorCode::RateLimited,
+            message: format!(
+                "source `{}` sends more than its rate limit allows; send this event again in {:.3} s",
+                event.source,
+                spent.retry_after.as_secs_f64()
+            ),
+        })
     }
 }
 

@@ -214,7 +214,7 @@ impl Service {
         let embedded = Arc::new(embedded);
         let journal: Arc<dyn Journal> = Arc::clone(&embedded) as _;
         let control = Control::start(&config.data_dir, config.dead_letters.max_bytes.bytes())?;
-        let books = Arc::new(DoorBooks::from_totals(control.door()?));
+        let books = Arc::new(DoorBooks::from_saved(control.door()?));
 
         let names: Vec<_> = config
             .routes
@@ -254,7 +254,7 @@ impl Service {
         let intake = Arc::new(Intake {
             journal: Arc::clone(&journal),
             keys: KeyRing::new(&config.auth),
-            rate_limiter: RateLimiter::new(&config.admission.rate_limit),
+            rate_limiter: RateLimiter::new(&config.admission.rate_limit, config.auth.keys.len()),
             overflow: OverflowGate::new(Arc::clone(&journal), config.admission.overflow.clone()),
             memory: MemoryBudget::new(config.admission.memory_budget.as_usize()),
             limits: DecodeLimits {
@@ -364,7 +364,7 @@ impl Service {
             tokio::time::timeout(Duration::from_secs(5), running)
                 .await
                 .ok();
-            self.control.save_door(self.books.totals()).await.ok();
+            self.control.save_door(self.books.saved()).await.ok();
             self.journal.close().await;
         });
         self.routes.shutdown_timeout(Duration::from_millis(100));
@@ -411,7 +411,7 @@ async fn tidy(intake: Arc<Intake>) {
             limiter.tidy();
         }
         let totals = intake.books.totals();
-        if totals != saved && intake.control.save_door(totals).await.is_ok() {
+        if totals != saved && intake.control.save_door(intake.books.saved()).await.is_ok() {
             saved = totals;
         }
     }

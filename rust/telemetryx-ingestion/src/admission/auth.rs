@@ -11,6 +11,7 @@ use http::uri::Authority;
 use http::{HeaderMap, Uri};
 use sha2::{Digest, Sha256};
 
+use super::rate_limit::{Allowance, Bucket, Spent};
 use crate::config::{AdminConfig, AuthConfig};
 use crate::intake::Refusal;
 
@@ -21,6 +22,20 @@ pub struct Identity {
     pub name: String,
     /// The only source this key may send for.
     pub source: Option<String>,
+    /// The key's place in the config.
+    pub(super) place: usize,
+    /// Its own rate.
+    bucket: Option<Bucket>,
+}
+
+impl Identity {
+    /// Takes one token of the key's own bucket; `None` if it has none.
+    ///
+    /// # Errors
+    /// [`Spent`] if there is none.
+    pub fn take(&self) -> Result<Option<Allowance>, Spent> {
+        self.bucket.as_ref().map(Bucket::take).transpose()
+    }
 }
 
 /// The producers' keys; empty means that the service is open.
@@ -35,12 +50,16 @@ impl KeyRing {
         let keys = config
             .keys
             .iter()
-            .map(|key| {
+            .enumerate()
+            .map(|(place, key)| {
+                let bucket = key.rps.and_then(|rps| Bucket::new(rps, key.burst()));
                 (
                     *key.sha256.as_bytes(),
                     Arc::new(Identity {
                         name: key.name.clone(),
                         source: key.source.as_ref().map(|source| source.as_str().to_owned()),
+                        place,
+                        bucket,
                     }),
                 )
             })

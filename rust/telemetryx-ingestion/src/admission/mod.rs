@@ -4,17 +4,20 @@
 //! | --- | --- |
 //! | `auth.rs` | who is it? |
 //! | `rate_limit.rs` | too often? |
+//! | `buckets.rs` | … with a bounded number of buckets |
 //! | `overflow.rs` | has the backlog room? |
 //! | `budget.rs` | is there memory for the body? |
 //!
 //! `intake` asks; a protocol only hands over what its client showed.
 
 mod auth;
+mod buckets;
 mod budget;
 mod overflow;
 mod rate_limit;
 
 pub use auth::{AdminGate, Identity, KeyRing, api_key};
+pub use buckets::BucketsHeld;
 pub use budget::{MemoryBudget, MemoryPermit};
 pub use overflow::{OverflowGate, Verdict};
-pub use rate_limit::{RateLimiter, Spent};
+pub use rate_limit::{Allowance, RateLimiter, Spent};

@@ -1,4 +1,7 @@
 //! What happens at the door when the slowest route is too far behind: the overflow policy.
+//!
+//! It is asked once a request. Policy `sample` then draws for each event: to draw for whole requests would keep or lose
+//! the batches of those who send large ones as a whole, and a request of one event is the same either way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +18,8 @@ pub enum Verdict {
     Reject,
     /// The backlog is over its limit: answer 202 and keep nothing.
     Shed,
+    /// The backlog is over its limit: answer 202 and keep the events that [`OverflowGate::draw`] says.
+    Sample,
 }
 
 /// Asks the journal for its backlog and applies the policy.
@@ -53,18 +58,24 @@ impl OverflowGate {
         match self.config.policy {
             OverflowPolicy::Reject => Verdict::Reject,
             OverflowPolicy::Drop => Verdict::Shed,
-            OverflowPolicy::Sample => {
-                // A low-discrepancy sequence: exact over any run of requests, with no generator to share.
-                let drawn = self
-                    .drawn
-                    .fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
-                let fraction = (drawn >> 11) as f64 / (1u64 << 53) as f64;
-                if fraction < self.config.sample_rate {
-                    Verdict::Accept
-                } else {
-                    Verdict::Shed
-                }
-            }
+            OverflowPolicy::Sample => Verdict::Sample,
         }
+    }
+
+    /// Whether the next event of a sample is kept.
+    #[must_use]
+    pub fn draw(&self) -> bool {
+        // A low-discrepancy sequence: exact over any run of events, with no generator to share.
+        let drawn = self
+            .drawn
+            .fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+        let fraction = (drawn >> 11) as f64 / (1u64 << 53) as f64;
+        fraction < self.config.sample_rate
+    }
+
+    /// The share of events that a sample keeps.
+    #[must_use]
+    pub fn sample_rate(&self) -> f64 {
+        self.config.sample_rate
     }
 }

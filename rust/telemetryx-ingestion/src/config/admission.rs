@@ -48,13 +48,15 @@ pub struct RateLimitConfig {
     /// Default: `source_ip`.
     pub per: RateLimitPer,
 
-    /// Requests per second that a bucket refills.
+    /// Requests (with `per: source`: events) per second that a bucket refills.
     ///
     /// Default: `100`. Bounds: `0.001` to `1000000000`.
     #[schemars(range(min = 0.001, max = 1_000_000_000.0))]
     pub rps: f64,
 
-    /// Requests that a full bucket holds, so the most that may come at once.
+    /// Requests (with `per: source`: events) that a full bucket holds, so the most that may come at once.
+    ///
+    /// An empty bucket must be full again within ten years.
     ///
     /// Default: `200`. Bounds: `1` to `4294967295`.
     #[schemars(range(min = 1))]
@@ -80,6 +82,8 @@ pub enum RateLimitPer {
     SourceIp,
     /// Each API key has its own; requests without a key go by address.
     Key,
+    /// Each event source has its own, from which every event takes a token; events over it are refused by index.
+    Source,
     /// One for everybody.
     All,
 }
@@ -88,12 +92,14 @@ pub enum RateLimitPer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OverflowConfig {
-    /// What is done with a request while the backlog is over its limit.
+    /// What is done with events while the backlog is over its limit.
     ///
     /// Default: `reject`.
     pub policy: OverflowPolicy,
 
-    /// Share of the requests that policy `sample` lets through; the rest is discarded.
+    /// Share of the events that policy `sample` lets through; the rest is discarded.
+    ///
+    /// An event that is let through says so: its attribute `sample_rate` is this number (times the one it brought).
     ///
     /// Default: `0.1`. Bounds: `0` to `1`.
     #[schemars(range(min = 0.0, max = 1.0))]
@@ -128,7 +134,7 @@ impl Default for OverflowConfig {
     }
 }
 
-/// What is done with a request while the backlog is over its limit.
+/// What is done with events while the backlog is over its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OverflowPolicy {
@@ -136,6 +142,6 @@ pub enum OverflowPolicy {
     Reject,
     /// Answer 202 with durability `shed` and discard the events. They are lost, and counted.
     Drop,
-    /// Take a share of `sample_rate` of the requests as usual and discard the others as `drop` does.
+    /// Keep a share of `sample_rate` of the events and discard the others as `drop` does.
     Sample,
 }

@@ -40,4 +40,31 @@ pub struct KeyConfig {
     /// Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceName>,
+
+    /// Requests per second that this key's own bucket refills.
+    ///
+    /// A limit of this key alone, beside `admission.rate_limit` and whether that is on or not. Empty: none of its own.
+    ///
+    /// Default: none. Bounds: `0.001` to `1000000000`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.001, max = 1_000_000_000.0))]
+    pub rps: Option<f64>,
+
+    /// Requests that this key's own bucket holds when it is full.
+    ///
+    /// Empty: twice `rps`, and at least 1. Only beside `rps`.
+    ///
+    /// Default: none. Bounds: `1` to `4294967295`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub burst: Option<u32>,
+}
+
+impl KeyConfig {
+    /// Requests that the key's own bucket holds when it is full.
+    #[must_use]
+    pub fn burst(&self) -> u32 {
+        let twice = (self.rps.unwrap_or_default() * 2.0).clamp(1.0, f64::from(u32::MAX));
+        self.burst.unwrap_or(twice as u32)
+    }
 }

@@ -2,14 +2,12 @@
 //! called unknown would send its user looking for a slip of the pen. When a setting arrives, its line goes.
 
 /// Keys, as paths with `[]` for any element of a list.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 7] = [
     "roles",
     "otlp",
     "tcp",
     "webhooks",
     "http.tls",
-    "auth.keys[].rps",
-    "auth.keys[].burst",
     "journal.kafka",
     "journal.postgres",
 ];

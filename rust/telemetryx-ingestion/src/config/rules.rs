@@ -15,6 +15,8 @@ use crate::{
 
 /// How much of a token's file is read.
 const TOKEN_FILE_BYTES_MAX: u64 = 64 << 10;
+/// Ten years.
+const REFILL_SECONDS_MAX: f64 = 10.0 * 365.25 * 86_400.0;
 
 /// Builds what the settings mean together and says which of them contradict each other. A list in `damaged` lost
 /// elements that were wrong on their own: nothing can be said about what it lacks.
@@ -69,10 +71,40 @@ fn limits(config: &Config, errors: &mut Vec<ConfigError>) {
             "the largest body must fit into it",
         );
     }
+    let limit = &config.admission.rate_limit;
+    rate(
+        errors,
+        "admission.rate_limit.burst".to_owned(),
+        limit.rps,
+        limit.burst,
+    );
+}
+
+/// Times are kept in nanoseconds: those of a bucket that takes centuries to refill would overflow.
+fn rate(errors: &mut Vec<ConfigError>, key: String, rps: f64, burst: u32) {
+    if f64::from(burst) / rps > REFILL_SECONDS_MAX {
+        let message = format!("{burst} at {rps} a second take more than ten years to refill");
+        wrong(errors, key, message, "raise rps or lower burst");
+    }
 }
 
 fn keys(config: &Config, errors: &mut Vec<ConfigError>) {
     for (index, key) in config.auth.keys.iter().enumerate() {
+        match (key.rps, key.burst) {
+            (Some(rps), _) => rate(
+                errors,
+                format!("auth.keys[{index}].burst"),
+                rps,
+                key.burst(),
+            ),
+            (None, Some(_)) => wrong(
+                errors,
+                format!("auth.keys[{index}].burst"),
+                "there is no rps beside it, so nothing would be limited".to_owned(),
+                "set rps as well",
+            ),
+            (None, None) => {}
+        }
         let before = config.auth.keys.iter().take(index);
         if let Some(first) = before.clone().position(|other| other.name == key.name) {
             let message = format!("`{}` is the name of auth.keys[{first}] already", key.name);

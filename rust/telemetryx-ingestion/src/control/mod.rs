@@ -23,7 +23,7 @@ use tokio::sync::{oneshot, watch};
 use telemetryx_common::Timestamp;
 
 use crate::clock;
-use crate::observe::DoorTotals;
+use crate::observe::DoorSaved;
 
 pub use letters::{DeadLetter, Kept, LetterFilter, LetterState, Stage};
 pub use replays::{Replay, ReplayState};
@@ -128,8 +128,8 @@ impl Control {
     ///
     /// # Errors
     /// [`ControlError`]; the next save has the whole count again.
-    pub async fn save_door(&self, totals: DoorTotals) -> Result<(), ControlError> {
-        let text = serde_json::to_string(&totals).unwrap_or_default();
+    pub async fn save_door(&self, books: DoorSaved) -> Result<(), ControlError> {
+        let text = serde_json::to_string(&books).unwrap_or_default();
         self.write(move |db| {
             db.execute(
                 "INSERT OR REPLACE INTO door (id, totals) VALUES (1, ?1)",
@@ -159,7 +159,7 @@ impl Control {
     ///
     /// # Errors
     /// [`ControlError`] if it cannot be read.
-    pub fn door(&self) -> Result<DoorTotals, ControlError> {
+    pub fn door(&self) -> Result<DoorSaved, ControlError> {
         let found = self
             .reader()?
             .query_row("SELECT totals FROM door WHERE id = 1", [], |row| {
@@ -167,7 +167,7 @@ impl Control {
             });
         match found {
             Ok(text) => Ok(serde_json::from_str(&text).unwrap_or_default()),
-            Err(rusqlite::Error::QueryReturnedNoRows) => Ok(DoorTotals::default()),
+            Err(rusqlite::Error::QueryReturnedNoRows) => Ok(DoorSaved::default()),
             Err(source) => Err(ControlError::Sqlite {
                 path: self.path.clone(),
                 source,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use ::http::{HeaderValue, Response, StatusCode};
+use ::http::{HeaderName, HeaderValue, Response, StatusCode};
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Either, Full};
@@ -11,11 +11,16 @@ use serde_json::Value;
 use telemetryx_common::{DecodeError, json};
 
 use super::request_id::RequestId;
+use crate::admission::Allowance;
 use crate::intake::{Accepted, Refusal, Rejections};
 use crate::query::Receipt;
 
 /// When to come back, where nothing better is known.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
+const RATE_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+const RATE_RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 
 /// An answer's body: bytes, or a stream of them.
 pub(super) type AnswerBody = Either<Full<Bytes>, BoxBody<Bytes, std::convert::Infallible>>;
@@ -67,6 +72,10 @@ pub(super) fn accepted(accepted: &Accepted, identity: u128, request_id: &Request
         Receipt::new(position, identity).write_to(&mut body);
         body.push(b'"');
     }
+    if accepted.shed > 0 && accepted.position.is_some() {
+        body.extend_from_slice(b",\"shed\":");
+        json::write_number(accepted.shed.into(), &mut body);
+    }
     body.extend_from_slice(b",\"durability\":\"");
     body.extend_from_slice(accepted.durability.as_bytes());
     body.push(b'"');
@@ -109,10 +118,9 @@ pub(super) fn refused(refusal: &Refusal) -> Answer {
     body.push(b'}');
     let mut answer = bytes(status, "application/json", body);
     if let Some(after) = retry_after {
-        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         answer
             .headers_mut()
-            .insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+            .insert(RETRY_AFTER, HeaderValue::from(whole_seconds(after).max(1)));
     }
     if status == StatusCode::UNAUTHORIZED {
         answer.headers_mut().insert(
@@ -121,6 +129,25 @@ pub(super) fn refused(refusal: &Refusal) -> Answer {
         );
     }
     answer
+}
+
+/// Tells the client what it may still send, in the three headers of draft-ietf-httpapi-ratelimit-headers-06.
+pub(super) fn tell_allowance(answer: &mut Answer, allowance: Allowance) {
+    let Allowance {
+        limit,
+        remaining,
+        reset,
+    } = allowance;
+    // A bucket that is empty has a token again when `Retry-After` says so.
+    let least = u64::from(remaining == 0);
+    let headers = answer.headers_mut();
+    headers.insert(RATE_LIMIT, limit.into());
+    headers.insert(RATE_REMAINING, remaining.into());
+    headers.insert(RATE_RESET, whole_seconds(reset).max(least).into());
+}
+
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
 fn classify(refusal: &Refusal) -> (StatusCode, &str, Option<Duration>) {
@@ -146,8 +173,9 @@ fn classify(refusal: &Refusal) -> (StatusCode, &str, Option<Duration>) {
         Refusal::MethodNotAllowed(_) => {
             (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", None)
         }
-        Refusal::RateLimited(after) => {
-            (StatusCode::TOO_MANY_REQUESTS, "rate_limited", Some(*after))
+        Refusal::RateLimited(spent) => {
+            let after = Some(spent.retry_after);
+            (StatusCode::TOO_MANY_REQUESTS, "rate_limited", after)
         }
         Refusal::Overloaded { code, .. } => (StatusCode::TOO_MANY_REQUESTS, code, later),
         Refusal::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", later),

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::answer::{self, Answer};
 use super::body::BodyLimits;
-use super::http_door::Call;
+use super::http_door::{Call, ToldAllowance};
 use super::listener::Peer;
 use super::protocol::HttpEndpoint;
 use super::request_id::{self, RequestId};
@@ -107,13 +107,19 @@ impl HttpService {
         request_id: &RequestId,
     ) -> Answer {
         let (head, body) = request.into_parts();
+        let allowance = ToldAllowance::default();
         let call = Call {
             head: &head,
             body,
             peer,
             request_id,
+            allowance: &allowance,
         };
-        taker.answer(call).await
+        let mut answer = taker.answer(call).await;
+        if let Some(allowance) = allowance.into_inner() {
+            answer::tell_allowance(&mut answer, allowance);
+        }
+        answer
     }
 
     /// Everything that takes in no events.

@@ -6,13 +6,14 @@ use ::http::HeaderMap;
 use ::http::request::Parts;
 use bytes::Bytes;
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use tracing::Instrument;
 use tracing::field::{Empty, display};
 
 use super::body::{self, BodyLimits};
 use super::listener::Peer;
 use super::request_id::RequestId;
-use crate::admission::{MemoryPermit, api_key};
+use crate::admission::{Allowance, MemoryPermit, api_key};
 use crate::config::HttpConfig;
 use crate::intake::{
     Accepted, Admission, Caller, Credentials, Decode, Intake, Refusal, Submission,
@@ -25,6 +26,23 @@ pub(super) struct Call<'c> {
     pub(super) body: Incoming,
     pub(super) peer: Peer,
     pub(super) request_id: &'c RequestId,
+    pub(super) allowance: &'c ToldAllowance,
+}
+
+/// What the client of one request may still send, for the headers of whatever answer it gets.
+#[derive(Default)]
+pub(super) struct ToldAllowance(Mutex<Option<Allowance>>);
+
+impl ToldAllowance {
+    fn tell(&self, allowance: Allowance) {
+        let mut told = self.0.lock();
+        *told = Some(allowance.tighter(*told));
+    }
+
+    /// What is to be told, if a limiter is on.
+    pub(super) fn into_inner(self) -> Option<Allowance> {
+        self.0.into_inner()
+    }
 }
 
 /// Who must show a key.
@@ -45,13 +63,14 @@ pub(super) struct HttpDoor {
 }
 
 /// A request that was admitted and read.
-pub(super) struct Received<T> {
+pub(super) struct Received<'c, T> {
     /// What the check of the headers returned.
     pub(super) checked: T,
     /// The body, unpacked.
     pub(super) body: Bytes,
     admission: Admission,
     permit: MemoryPermit,
+    allowance: &'c ToldAllowance,
 }
 
 impl HttpDoor {
@@ -75,18 +94,22 @@ impl HttpDoor {
         call: Call<'c>,
         keys: Keys,
         check: impl FnOnce(&'c HeaderMap) -> Result<T, Refusal>,
-    ) -> Result<Received<T>, Refusal> {
-        let headers = &call.head.headers;
+    ) -> Result<Received<'c, T>, Refusal> {
+        let (headers, allowance) = (&call.head.headers, call.allowance);
         let mut body = call.body;
         let read = async {
             let credentials = match keys {
                 Keys::Asked => Credentials::Key(api_key(headers)),
                 Keys::NotAsked => Credentials::Own,
             };
-            let admission = self.intake.admit(Caller {
+            let caller = Caller {
                 peer: call.peer.address.ip(),
                 credentials,
-            })?;
+            };
+            let admission = self
+                .intake
+                .admit_telling(caller, |left| allowance.tell(left))
+                .inspect_err(|refusal| tell_spent(allowance, refusal))?;
             let checked = check(headers)?;
             let read = body::read(headers, &mut body, self.limits, &self.intake.memory).await;
             let (body, permit) = read.inspect_err(|refusal| {
@@ -101,6 +124,7 @@ impl HttpDoor {
                 body,
                 admission,
                 permit,
+                allowance,
             })
         };
         let read = read.await;
@@ -115,7 +139,7 @@ impl HttpDoor {
     /// Takes in the events of a request; they are durable when this resolves.
     pub(super) async fn accept<T>(
         &self,
-        received: Received<T>,
+        received: Received<'_, T>,
         decoder: &dyn Decode,
         request_id: &RequestId,
         idempotency_key: Option<&str>,
@@ -128,7 +152,16 @@ impl HttpDoor {
             idempotency_key,
             permit: received.permit,
         };
-        self.intake.accept(received.admission, submission).await
+        let taken = self.intake.accept(received.admission, submission).await;
+        match &taken {
+            Ok(accepted) => {
+                if let Some(left) = accepted.allowance {
+                    received.allowance.tell(left);
+                }
+            }
+            Err(refusal) => tell_spent(received.allowance, refusal),
+        }
+        taken
     }
 
     /// Runs the whole of a request in its span, times and counts it.
@@ -163,5 +196,11 @@ impl HttpDoor {
             metrics.request_errors.increment(1);
         }
         taken
+    }
+}
+
+fn tell_spent(allowance: &ToldAllowance, refusal: &Refusal) {
+    if let Refusal::RateLimited(spent) = refusal {
+        allowance.tell((*spent).into());
     }
 }

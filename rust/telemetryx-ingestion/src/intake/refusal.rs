@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use telemetryx_common::{DecodeError, EventError};
 
+use crate::admission::Spent;
+
 /// Most errors told in one answer: a few bytes of body can be many refused events.
 pub const ERRORS_MAX: usize = 1000;
 /// The answer when the memory budget is spent.
@@ -78,7 +80,7 @@ pub enum Refusal {
     MethodNotAllowed(&'static str),
     /// The client sends too often.
     #[error("the rate limit is spent")]
-    RateLimited(Duration),
+    RateLimited(Spent),
     /// There is no room now: memory, queue or backlog.
     #[error("{message}")]
     Overloaded {

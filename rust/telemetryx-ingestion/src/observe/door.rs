@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::shed::{ShedBooks, ShedTally};
+
 /// One count that only grows.
 #[derive(Debug, Default)]
 pub struct DoorCount(AtomicU64);
@@ -25,12 +27,14 @@ impl DoorCount {
 pub struct DoorBooks {
     /// Events that were invalid.
     pub refused: DoorCount,
-    /// Requests over a rate limit; their events were not read.
+    /// Requests over a rate limit, whose events were not read; and single events over the limit of their source.
     pub rate_limited: DoorCount,
     /// Requests for which there was no room; their events were not read or not kept.
     pub overloaded: DoorCount,
     /// Events that the overflow policy answered 202 and dropped.
     pub shed: DoorCount,
+    /// Whose they were.
+    pub shed_by: ShedBooks,
 }
 
 /// The counts at one moment.
@@ -42,11 +46,24 @@ pub struct DoorTotals {
     shed: u64,
 }
 
+/// What is saved of a door's books.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct DoorSaved {
+    #[serde(flatten)]
+    totals: DoorTotals,
+    #[serde(default)]
+    shed_by: ShedTally,
+}
+
 impl DoorBooks {
-    /// Goes on counting from saved totals.
+    /// Goes on counting from what was saved.
     #[must_use]
-    pub fn from_totals(totals: DoorTotals) -> Self {
-        let books = Self::default();
+    pub fn from_saved(saved: DoorSaved) -> Self {
+        let DoorSaved { totals, shed_by } = saved;
+        let books = Self {
+            shed_by: ShedBooks::from_tally(shed_by),
+            ..Self::default()
+        };
         books.refused.add(totals.refused);
         books.rate_limited.add(totals.rate_limited);
         books.overloaded.add(totals.overloaded);
@@ -62,6 +79,15 @@ impl DoorBooks {
             rate_limited: self.rate_limited.get(),
             overloaded: self.overloaded.get(),
             shed: self.shed.get(),
+        }
+    }
+
+    /// What is to be saved.
+    #[must_use]
+    pub fn saved(&self) -> DoorSaved {
+        DoorSaved {
+            totals: self.totals(),
+            shed_by: self.shed_by.tally(),
         }
     }
 }

@@ -102,6 +102,8 @@ pub struct ProtocolMetrics {
     pub accepted: Counter,
     /// Events refused.
     pub refused: Counter,
+    /// Events over the rate limit of their source.
+    pub rate_limited: Counter,
 }
 
 impl ProtocolMetrics {
@@ -112,6 +114,7 @@ impl ProtocolMetrics {
         Self {
             accepted: events("accepted"),
             refused: events("refused"),
+            rate_limited: events("rate_limited"),
         }
     }
 }

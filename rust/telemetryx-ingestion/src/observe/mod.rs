@@ -6,15 +6,18 @@
 //! | `logs.rs` | where log lines go, and in which form |
 //! | `door.rs` | what was turned away, counted across restarts |
 //! | `overload.rs` | overload as log events, counted and not repeated |
+//! | `shed.rs` | what the overflow policy dropped, by source and type |
 
 mod door;
 mod logs;
 mod metrics;
 mod overload;
+mod shed;
 
-pub use door::{DoorBooks, DoorCount, DoorTotals};
+pub use door::{DoorBooks, DoorCount, DoorSaved, DoorTotals};
 pub use logs::init as init_logs;
 pub use metrics::{
     Endpoint, EndpointMetrics, Metrics, PluginMetrics, ProtocolMetrics, RouteMetrics, dead_letters,
 };
-pub use overload::OverloadLog;
+pub use overload::{Counted, OverloadLog};
+pub use shed::{ShedBooks, ShedTally};

@@ -4,7 +4,9 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::Query;
+use crate::admission::RateLimiter;
 use crate::clock;
+use crate::observe::Counted;
 use crate::route::RouteStatus;
 
 /// Routes, journal, version, uptime.
@@ -34,8 +36,33 @@ pub fn status(of: &Query) -> Value {
         "backlog": { "events": backlog.events, "bytes": backlog.bytes },
         "memory": { "used": of.intake.memory.used() },
         "door": of.door.totals(),
+        "overload": overload(of),
+        "shed": of.door.shed_by.shown(),
+        "rate_limit": rate_limit(of),
         "routes": routes,
     })
+}
+
+/// The log events of overload: how often since the start, and when last.
+fn overload(of: &Query) -> Value {
+    let mut failed = Counted::default();
+    let mut error = None;
+    for status in of.routes.iter().map(|route| route.status()) {
+        if status.batches_failed.last > failed.last {
+            error = status.sink.last_error;
+        }
+        failed.add(status.batches_failed);
+    }
+    of.intake.overload.shown(failed, error.as_deref())
+}
+
+/// How many clients have a bucket of their own now, and what all buckets take; `null` if no limiter is on.
+fn rate_limit(of: &Query) -> Value {
+    let held = of.intake.rate_limiter.as_ref().map(RateLimiter::held);
+    held.map_or(
+        Value::Null,
+        |held| json!({ "buckets": held.buckets, "bytes": held.bytes }),
+    )
 }
 
 /// 503 if the journal cannot write; 200 otherwise, `degraded` if a route's sink is down.

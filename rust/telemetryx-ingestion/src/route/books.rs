@@ -12,7 +12,7 @@ use telemetryx_common::Timestamp;
 
 use super::RouteFilter;
 use crate::clock;
-use crate::observe::RouteMetrics;
+use crate::observe::{Counted, RouteMetrics};
 
 /// What became of the events that a route has passed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,8 @@ pub struct RouteStatus {
     pub sink: SinkHealth,
     /// When the oldest event not passed was accepted, if it is known.
     pub waiting_since: Option<Timestamp>,
+    /// Attempts to hand a batch to the sink that failed, since the start.
+    pub batches_failed: Counted,
 }
 
 /// Others' view of a running route; a cheap clone.
@@ -105,6 +107,7 @@ impl RouteHandle {
             books: Books::default(),
             sink,
             waiting_since: None,
+            batches_failed: Counted::default(),
         };
         Self {
             shared: Arc::new(Shared {
@@ -206,6 +209,7 @@ impl RouteHandle {
 
     pub(super) fn sink_is_down(&self, error: &str, breaker_open: bool) {
         let mut status = self.shared.status.lock();
+        status.batches_failed.tick();
         let sink = &mut status.sink;
         sink.failures += 1;
         sink.last_error = Some(error.to_owned());
