@@ -331,11 +331,11 @@ fn what_no_key_comes_near_to_lists_the_known_ones() {
 fn settings_that_contradict_each_other_are_said_together() {
     let text = "\
 http: { max_body: 1MiB, max_event: 2MiB }
-admission: { memory_budget: 1MiB }
+admission: { memory_budget: 1MiB, rate_limit: { rps: 0.001, burst: 4294967295 } }
 auth:
   keys:
-    - { name: a, sha256: HASH }
-    - { name: a, sha256: HASH }
+    - { name: a, sha256: HASH, burst: 5 }
+    - { name: a, sha256: HASH, rps: 0.001, burst: 400000 }
 routes:
   - { name: x, sink: { kind: stats }, retry: { initial: 2s, max: 1s } }
   - { name: X, sink: { kind: stats } }
@@ -349,6 +349,9 @@ admin: { token: a, token_file: b }
         yaml(&text).unwrap_err(),
         "\
 c.yaml:1: http.max_event: 2MiB is more than http.max_body, 1MiB; an event cannot be larger than its body
+c.yaml:2: admission.rate_limit.burst: 4294967295 at 0.001 a second take more than ten years to refill; raise rps or lower burst
+c.yaml:5: auth.keys[0].burst: there is no rps beside it, so nothing would be limited; set rps as well
+c.yaml:6: auth.keys[1].burst: 400000 at 0.001 a second take more than ten years to refill; raise rps or lower burst
 c.yaml:6: auth.keys[1].name: `a` is the name of auth.keys[0] already; give each key its own name
 c.yaml:6: auth.keys[1].sha256: is the key of auth.keys[0] already; give each client its own key
 c.yaml:8: routes[0].retry.max: 1s is less than retry.initial, 2s; delays grow from initial to max

@@ -19,10 +19,9 @@ use std::time::Duration;
 
 use prost::Message;
 use serde_json::{Value, json};
-use sha2::Digest;
 use support::{
-    SOON, TS, accepted, assert_answer, assert_books_balance, error, event, events, normalised,
-    receipt, retry_after, service, settle, start, stored,
+    DEAD_ROUTE, SOON, TS, accepted, assert_answer, assert_books_balance, error, event, events,
+    log_line, normalised, receipt, retry_after, service, settle, sha256, start, stored,
 };
 use telemetryx_ingestion::config::{Config, Language};
 use telemetryx_ingestion::plugin::PluginError;
@@ -33,9 +32,6 @@ use telemetryx_proto::v1;
 use telemetryx_testkit::{Connection, Service, SmallDisk, eventually, eventually_some};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
-
-/// A route that never delivers: its file is a directory.
-const DEAD_ROUTE: &str = "routes: [ { name: store, sink: { kind: sqlite, path: . } } ]";
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
@@ -51,13 +47,6 @@ fn zlib(bytes: &[u8]) -> Vec<u8> {
 
 fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 3).unwrap()
-}
-
-fn sha256(key: &str) -> String {
-    sha2::Sha256::digest(key.as_bytes())
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }
 
 /// The body of a 400 because each event is invalid.
@@ -840,18 +829,6 @@ fn rate_limit_is_429_and_says_when_to_come_back() {
     assert_eq!(assert_books_balance(&service)["door"]["rate_limited"], 3);
     let line = log_line(&service, "rate_limited");
     assert_eq!(line["reason"], "limit_exceeded");
-}
-
-/// The first line of the log with this `event`.
-#[track_caller]
-fn log_line(service: &Service, event: &str) -> Value {
-    eventually_some(SOON, "the log has the event", || {
-        let log = service.log();
-        let mut lines = log
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.find(|line| line["event"] == event)
-    })
 }
 
 #[test]

@@ -4,8 +4,10 @@
 //! server closes. The connection stays open between requests, so a test can show that it is still usable.
 
 use std::io::{Error, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
+
+use rustix::net;
 
 /// How long an answer may take before the test fails.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -98,7 +100,21 @@ pub struct Connection {
 impl Connection {
     /// Connects to `host:port`.
     pub fn open(address: &str) -> Result<Self, Error> {
-        let stream = TcpStream::connect(address)?;
+        Self::over(TcpStream::connect(address)?, address)
+    }
+
+    /// Connects to `host:port`, an IPv4 address, from this address of the machine; of `127.0.0.0/8` all are.
+    pub fn open_from(local: Ipv4Addr, address: &str) -> Result<Self, Error> {
+        let remote: SocketAddr = address
+            .parse()
+            .map_err(|_| unreadable("the address is no IP address and port"))?;
+        let socket = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None)?;
+        net::bind(&socket, &SocketAddr::from((local, 0)))?;
+        net::connect(&socket, &remote)?;
+        Self::over(socket.into(), address)
+    }
+
+    fn over(stream: TcpStream, address: &str) -> Result<Self, Error> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TIMEOUT_DEFAULT))?;
         stream.set_write_timeout(Some(TIMEOUT_DEFAULT))?;

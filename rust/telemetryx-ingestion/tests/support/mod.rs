@@ -8,12 +8,18 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use telemetryx_testkit::{Connection, Response, Service, ServiceBuilder, eventually};
+use sha2::Digest;
+use telemetryx_testkit::{
+    Connection, Response, Service, ServiceBuilder, eventually, eventually_some,
+};
 
 /// How long something that should come soon may take on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// A time that every event may have.
 pub(crate) const TS: &str = "2026-01-01T00:00:00Z";
+
+/// A route that never delivers: its file is a directory.
+pub(crate) const DEAD_ROUTE: &str = "routes: [ { name: store, sink: { kind: sqlite, path: . } } ]";
 
 /// The real binary.
 pub(crate) fn service() -> ServiceBuilder {
@@ -91,6 +97,26 @@ pub(crate) fn receipt(answer: &Response) -> String {
         .as_str()
         .expect("a 202 has a receipt")
         .to_owned()
+}
+
+/// The SHA-256 of a key, as the config wants it.
+pub(crate) fn sha256(key: &str) -> String {
+    sha2::Sha256::digest(key.as_bytes())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The first line of the log with this `event`.
+#[track_caller]
+pub(crate) fn log_line(service: &Service, event: &str) -> Value {
+    eventually_some(SOON, "the log has the event", || {
+        let log = service.log();
+        let mut lines = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.find(|line| line["event"] == event)
+    })
 }
 
 /// Whole seconds until one may come back.
