@@ -2,49 +2,62 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `load.rs` | options, progress line, report |
+//! | `load.rs` | options, and what they mean |
+//! | `load/report.rs` | progress line, figures at the end |
 //! | `load/engine.rs` | connections and their schedule |
-//! | `load/template.rs` | a request built once and patched in place |
-//! | `load/http.rs` | the least HTTP/1.1 |
+//! | `load/protocol.rs` | what can be spoken |
+//! | `load/template.rs` | a request built once and patched in place; `digits.rs`: what is patched in; `otlp.rs`, `ring.rs`: bodies |
+//! | `load/http.rs` | the least HTTP/1.1; `grpc.rs`, `framed.rs`: of the others |
+//! | `load/verdict.rs` | what an answer says about its events |
 //! | `load/tally.rs` | counts and latencies |
 //! | `load/stats_lag.rs` | `--wait-stats`: from a 202 to being counted |
 //!
 //! It runs on one thread: on a small machine it shares the cores with the server it measures.
 
 use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+mod digits;
 pub(crate) mod engine;
+mod framed;
+mod grpc;
 pub(crate) mod http;
+mod otlp;
+mod protocol;
+mod report;
+mod ring;
 mod stats_lag;
 pub(crate) mod tally;
 pub(crate) mod template;
+mod verdict;
 
+pub use self::protocol::Protocol;
+pub(crate) use self::report::thousands;
 pub use self::template::BodyFormat;
 
 use self::engine::{Acknowledged, Load, LoadPlan, OnAcknowledged};
 use self::http::Target;
-use self::stats_lag::{Probers, StatsLag};
-use self::tally::Tally;
+use self::report::{Outcome, Progress, process_cpu_time};
+use self::stats_lag::Probers;
 use self::template::Shape;
 
-/// How often a line of progress is written where it cannot be rewritten in place.
-const LINE_EVERY: Duration = Duration::from_secs(5);
+/// How often it is asked whether all connections have ended.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// A longer id than this is refused by the service.
 const ID_PREFIX_BYTES_MAX: usize = 115;
 
 /// Send events to a service and measure it.
 #[derive(Debug, Clone, clap::Args)]
 pub struct LoadOptions {
-    /// Where to send; without a path, /ingest is added.
+    /// Where to send; without a path, that of the protocol is added.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
     pub url: String,
     /// Events a second over all connections; 0 is as fast as answers come.
@@ -71,9 +84,28 @@ pub struct LoadOptions {
     /// Different sources.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub source_count: u32,
-    /// How bodies are written.
+    /// What is spoken [default: what the URL says: tcp:// is tcp, grpc:// is otlp-grpc, a path of /v1/logs is otlp-http,
+    /// of /webhooks/ring is ring, all else is http]. Statuses of gRPC are shown as those of HTTP with the same meaning.
+    #[arg(long, value_enum)]
+    pub protocol: Option<Protocol>,
+    /// How bodies are written, with `--protocol http` and `tcp`.
     #[arg(long, value_enum, default_value_t = BodyFormat::Json)]
     pub format: BodyFormat,
+    /// Requests under way on each connection, with `--protocol tcp`.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub in_flight: u32,
+    /// End after this many requests, if the time is not up before.
+    #[arg(long, value_name = "N")]
+    pub requests: Option<u64>,
+    /// A line for each request's head, like 'x-api-key: secret'; may be repeated.
+    #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header)]
+    pub header: Vec<String>,
+    /// The key that signs requests, with `--protocol ring`.
+    #[arg(long, value_name = "KEY")]
+    pub hmac_key: Option<String>,
+    /// Address of this machine to connect from.
+    #[arg(long, value_name = "ADDRESS")]
+    pub from: Option<IpAddr>,
     /// Give events the ids PREFIX-<number of 12 digits>; without it the service assigns ids.
     #[arg(long, value_name = "PREFIX", value_parser = parse_id_prefix)]
     pub ids: Option<String>,
@@ -103,8 +135,7 @@ pub fn run(options: &LoadOptions) -> ExitCode {
 }
 
 fn run_load(options: &LoadOptions) -> Result<ExitCode, String> {
-    let target = Target::parse(&options.url, "/ingest")?;
-    let plan = plan_load(options, target)?;
+    let plan = plan_load(options)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -123,9 +154,24 @@ fn run_load(options: &LoadOptions) -> Result<ExitCode, String> {
     })
 }
 
-fn plan_load(options: &LoadOptions, target: Target) -> Result<LoadPlan, String> {
+fn plan_load(options: &LoadOptions) -> Result<LoadPlan, String> {
+    let (by_url, url) = Protocol::of_url(&options.url);
+    let protocol = options.protocol.unwrap_or(by_url);
+    let target = Target::parse(&url, protocol.path())?;
+    if protocol == Protocol::Ring && options.batch > 1 {
+        return Err("ring has no batches: one event a request".to_owned());
+    }
+    if protocol == Protocol::Ring && options.hmac_key.is_none() {
+        return Err("ring is signed: it needs --hmac-key".to_owned());
+    }
+    if protocol == Protocol::Tcp && options.format == BodyFormat::Ndjson {
+        return Err("a frame has JSON or protobuf, no NDJSON".to_owned());
+    }
     let shape = Shape {
+        protocol,
         format: options.format,
+        headers: options.header.clone(),
+        hmac_key: options.hmac_key.clone().unwrap_or_default(),
         batch: options.batch as usize,
         id_prefix: options.ids.clone(),
         payload_bytes: options.payload_bytes.map(|bytes| bytes as usize),
@@ -138,14 +184,16 @@ fn plan_load(options: &LoadOptions, target: Target) -> Result<LoadPlan, String> 
         .map(|path| open_ack_log(path, shape.clone()))
         .transpose()?;
     Ok(LoadPlan {
-        target,
-        shape,
         rate: options.rate,
         connections: options.connections as usize,
+        from: options.from,
+        in_flight: options.in_flight as usize,
+        requests: options.requests,
         warm_up: options.warm_up,
         duration: Some(options.duration),
         keep_going: options.keep_going,
         on_acknowledged,
+        ..LoadPlan::new(target, shape)
     })
 }
 
@@ -206,12 +254,13 @@ async fn watch(load: &Load, until: Instant) -> bool {
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.tick().await;
+    let mut look = tokio::time::interval(LOOK_PAUSE);
     let interrupted = loop {
         tokio::select! {
             _ = &mut interrupt => break true,
             () = tokio::time::sleep_until(until) => break false,
-            _ = tick.tick() => {
-                progress.show(load);
+            _ = tick.tick() => progress.show(load),
+            _ = look.tick() => {
                 if load.connections_open() == 0 {
                     break false;
                 }
@@ -220,195 +269,6 @@ async fn watch(load: &Load, until: Instant) -> bool {
     };
     progress.end();
     interrupted
-}
-
-/// The line that tells how it goes.
-struct Progress {
-    started: Instant,
-    shown: Instant,
-    in_place: bool,
-}
-
-impl Progress {
-    fn new(started: Instant) -> Self {
-        Self {
-            started,
-            shown: started,
-            in_place: std::io::stderr().is_terminal(),
-        }
-    }
-
-    fn show(&mut self, load: &Load) {
-        let now = Instant::now();
-        // Nothing counts while it warms up.
-        let least = if self.in_place {
-            Duration::ZERO
-        } else {
-            LINE_EVERY - Duration::from_millis(100)
-        };
-        if now.saturating_duration_since(self.shown) <= least {
-            return;
-        }
-        let mut tally = load.tally();
-        let (accepted, p99) = tally.take_interval();
-        let rate = accepted as f64 / (now - self.shown).as_secs_f64();
-        self.shown = now;
-        let line = format!(
-            "{:>4} s  {:>12} events/s  p99 {:>10}  {} accepted, {} errors, {} connections",
-            now.saturating_duration_since(self.started).as_secs(),
-            thousands(rate as u64),
-            millis(p99.as_micros() as u64),
-            thousands(tally.accepted),
-            tally.errors_count(),
-            load.connections_open()
-        );
-        if self.in_place {
-            eprint!("\r\x1b[K{line}")
-        } else {
-            eprintln!("{line}")
-        }
-    }
-
-    fn end(&self) {
-        if self.in_place {
-            eprint!("\r\x1b[K");
-        }
-    }
-}
-
-/// The figures at the end.
-struct Outcome {
-    tally: Tally,
-    /// From the first counted moment to the last answer.
-    elapsed: Duration,
-    cpu: Option<Duration>,
-    wall: Duration,
-    stats_lag: Option<StatsLag>,
-}
-
-impl Outcome {
-    fn per_second(&self, count: u64) -> f64 {
-        if self.elapsed.is_zero() {
-            0.0
-        } else {
-            count as f64 / self.elapsed.as_secs_f64()
-        }
-    }
-
-    /// The share of one core that the generator took.
-    fn cpu_share(&self) -> Option<f64> {
-        self.cpu
-            .map(|cpu| cpu.as_secs_f64() / self.wall.as_secs_f64().max(1e-9))
-    }
-
-    fn print(&self, json: bool) {
-        if json {
-            println!("{}", self.to_json());
-            return;
-        }
-        let tally = &self.tally;
-        for (status, count) in tally.statuses() {
-            println!("status {status}    {:>14}", thousands(*count));
-        }
-        for (error, count) in tally.errors() {
-            println!("error         {:>14}  {error}", thousands(*count));
-        }
-        println!(
-            "events/s      {:>14}",
-            thousands(self.per_second(tally.accepted) as u64)
-        );
-        println!(
-            "requests/s    {:>14}",
-            thousands(self.per_second(tally.requests()) as u64)
-        );
-        println!("latency        {}", quantiles(&tally.latency));
-        if let Some(lag) = &self.stats_lag {
-            println!(
-                "202 to /stats  {} ({} probes)",
-                quantiles(&lag.micros),
-                lag.micros.len()
-            );
-            if let Some(failure) = &lag.failure {
-                println!("               a prober gave up: {failure}");
-            }
-        }
-        if let Some(share) = self.cpu_share() {
-            println!("generator CPU {:>13.0}%  of one core", share * 100.0);
-        }
-    }
-
-    fn to_json(&self) -> serde_json::Value {
-        let tally = &self.tally;
-        let statuses: serde_json::Map<_, _> = tally
-            .statuses()
-            .iter()
-            .map(|(status, count)| (status.to_string(), (*count).into()))
-            .collect();
-        let mut report = serde_json::json!({
-            "statuses": statuses,
-            "errors": tally.errors(),
-            "accepted": tally.accepted,
-            "requests": tally.requests(),
-            "seconds": self.elapsed.as_secs_f64(),
-            "events_per_second": self.per_second(tally.accepted),
-            "requests_per_second": self.per_second(tally.requests()),
-            "latency_ms": quantiles_json(&tally.latency),
-            "generator_cpu": self.cpu_share(),
-        });
-        if let (Some(lag), Some(object)) = (&self.stats_lag, report.as_object_mut()) {
-            object.insert("stats_lag_ms".to_owned(), quantiles_json(&lag.micros));
-            object.insert("stats_lag_failure".to_owned(), lag.failure.clone().into());
-        }
-        report
-    }
-}
-
-fn quantiles(micros: &Histogram<u64>) -> String {
-    let at = |quantile| millis(micros.value_at_quantile(quantile));
-    format!(
-        "p50 {}   p95 {}   p99 {}   max {}",
-        at(0.50),
-        at(0.95),
-        at(0.99),
-        millis(micros.max())
-    )
-}
-
-fn quantiles_json(micros: &Histogram<u64>) -> serde_json::Value {
-    let at = |quantile| micros.value_at_quantile(quantile) as f64 / 1000.0;
-    serde_json::json!({
-        "p50": at(0.50), "p95": at(0.95), "p99": at(0.99), "max": micros.max() as f64 / 1000.0,
-        "mean": micros.mean() / 1000.0, "count": micros.len(),
-    })
-}
-
-fn millis(micros: u64) -> String {
-    format!("{}.{:02} ms", micros / 1000, micros % 1000 / 10)
-}
-
-/// `1234567` as `1,234,567`.
-pub(crate) fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
-
-/// CPU time of this process, from `/proc` (so: Linux only).
-fn process_cpu_time() -> Option<Duration> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // After the name, which is in parentheses: state is field 3, user and system time are fields 14 and 15.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut times = fields.split_whitespace().skip(11);
-    let ticks = times.next()?.parse::<u64>().ok()? + times.next()?.parse::<u64>().ok()?;
-    Some(Duration::from_secs_f64(
-        ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
-    ))
 }
 
 /// Reads `10s`, `500ms`, `2m` or `1h`.
@@ -428,6 +288,14 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_| format!("`{number}` is not a number"))?;
     Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
+}
+
+fn parse_header(text: &str) -> Result<String, String> {
+    let is_line = |text: &str| !text.contains(['\r', '\n']);
+    match text.split_once(':') {
+        Some((name, _)) if !name.is_empty() && is_line(text) => Ok(text.to_owned()),
+        _ => Err("needs a name, a colon and a value".to_owned()),
+    }
 }
 
 fn parse_id_prefix(text: &str) -> Result<String, String> {
@@ -474,22 +342,42 @@ mod tests {
     }
 
     #[test]
+    fn protocol_is_what_the_url_says_unless_it_is_named() {
+        let plan = |arguments: &[&str]| plan_load(&parse(arguments).unwrap());
+        let spoken = |arguments: &[&str]| {
+            let LoadPlan { target, shape, .. } = plan(arguments).unwrap();
+            (shape.protocol, target.address, target.path)
+        };
+        let is = |protocol, port: u16, path: &str| (protocol, format!("h:{port}"), path.to_owned());
+        assert_eq!(
+            spoken(&["--url", "http://h:1"]),
+            is(Protocol::Http, 1, "/ingest")
+        );
+        assert_eq!(spoken(&["--url", "tcp://h:2"]), is(Protocol::Tcp, 2, "/"));
+        assert_eq!(
+            spoken(&["--url", "http://h:3/v1/logs"]),
+            is(Protocol::OtlpHttp, 3, "/v1/logs")
+        );
+        assert_eq!(
+            spoken(&["--url", "http://h:4", "--protocol", "otlp-http"]),
+            is(Protocol::OtlpHttp, 4, "/v1/logs")
+        );
+        assert_eq!(
+            spoken(&["--url", "grpc://h:5"]),
+            is(Protocol::OtlpGrpc, 5, Protocol::OtlpGrpc.path())
+        );
+        let ring = ["--url", "http://h:6/webhooks/ring"];
+        assert_eq!(
+            plan(&ring).err().unwrap(),
+            "ring is signed: it needs --hmac-key"
+        );
+    }
+
+    #[test]
     fn durations_need_a_unit() {
         assert_eq!(parse_duration("500ms").unwrap(), Duration::from_millis(500));
         assert_eq!(parse_duration("1.5m").unwrap(), Duration::from_secs(90));
         assert!(parse_duration("10").unwrap_err().contains("unit"));
         assert!(parse_duration("s").is_err());
-    }
-
-    #[test]
-    fn numbers_are_grouped_for_reading() {
-        assert_eq!(thousands(0), "0");
-        assert_eq!(thousands(999), "999");
-        assert_eq!(thousands(1_234_567), "1,234,567");
-    }
-
-    #[test]
-    fn own_cpu_time_is_known() {
-        assert!(process_cpu_time().is_some());
     }
 }

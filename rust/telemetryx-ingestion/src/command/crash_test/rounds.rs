@@ -9,7 +9,6 @@ use parking_lot::Mutex;
 use super::CrashSignal;
 use super::service::{CrashTestError, ServiceUnderTest};
 use super::verdict::{Acknowledgements, CrashReport};
-use crate::command::load::BodyFormat;
 use crate::command::load::engine::{Load, LoadPlan};
 use crate::command::load::http::Target;
 use crate::command::load::template::Shape;
@@ -199,12 +198,9 @@ async fn drain(service: &mut ServiceUnderTest) -> Result<(), CrashTestError> {
 
 fn shape(plan: &CrashPlan) -> Shape {
     Shape {
-        format: BodyFormat::Json,
         batch: plan.batch,
         id_prefix: Some(ID_PREFIX.to_owned()),
-        payload_bytes: None,
-        type_count: 5,
-        source_count: 100,
+        ..Shape::default()
     }
 }
 
@@ -214,18 +210,16 @@ fn load_plan(
     shape: Shape,
     acknowledged: Arc<Mutex<Acknowledgements>>,
 ) -> LoadPlan {
+    let target = Target {
+        address,
+        path: "/ingest".to_owned(),
+    };
     LoadPlan {
-        target: Target {
-            address,
-            path: "/ingest".to_owned(),
-        },
-        shape,
         rate: plan.rate,
         connections: plan.connections,
-        warm_up: Duration::ZERO,
-        duration: None,
         keep_going: true,
         on_acknowledged: Some(Arc::new(move |request| acknowledged.lock().add(request))),
+        ..LoadPlan::new(target, shape)
     }
 }
 

@@ -167,16 +167,11 @@ impl CrashReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::load::BodyFormat;
 
     fn shape() -> Shape {
         Shape {
-            format: BodyFormat::Json,
-            batch: 1,
             id_prefix: Some("c".to_owned()),
-            payload_bytes: None,
-            type_count: 1,
-            source_count: 1,
+            ..Shape::default()
         }
     }
 

@@ -4,6 +4,7 @@
 //! connection counts its latency from when it should have been sent, so a stalled server shows as latency, not as a
 //! quietly lower rate. With rate 0 each connection sends as soon as it has its answer (closed loop).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -13,8 +14,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::http::{Answer, Connection, HttpError, Target};
+use super::protocol::{Frame, Protocol};
 use super::tally::Tally;
 use super::template::{Shape, Template};
+use super::verdict::Verdict;
+use super::{framed, grpc};
 
 /// How long answers still under way at the end are waited for.
 const LAST_ANSWERS_WAIT: Duration = Duration::from_secs(10);
@@ -54,6 +58,12 @@ pub(crate) struct LoadPlan {
     /// Events a second over all connections; 0: as fast as answers come.
     pub(crate) rate: u64,
     pub(crate) connections: usize,
+    /// Address of ours to connect from.
+    pub(crate) from: Option<IpAddr>,
+    /// Requests under way on a connection, where the protocol can have several.
+    pub(crate) in_flight: usize,
+    /// Requests to send at most.
+    pub(crate) requests: Option<u64>,
     /// Not counted, before `duration` begins.
     pub(crate) warm_up: Duration,
     /// `None`: until stopped.
@@ -63,11 +73,31 @@ pub(crate) struct LoadPlan {
     pub(crate) on_acknowledged: Option<OnAcknowledged>,
 }
 
+impl LoadPlan {
+    /// One connection that sends as fast as it gets answers, until it is stopped or an error.
+    pub(crate) fn new(target: Target, shape: Shape) -> Self {
+        Self {
+            target,
+            shape,
+            rate: 0,
+            connections: 1,
+            from: None,
+            in_flight: 1,
+            requests: None,
+            warm_up: Duration::ZERO,
+            duration: None,
+            keep_going: false,
+            on_acknowledged: None,
+        }
+    }
+}
+
 /// Hands out the times at which requests are due.
 struct Schedule {
     start: Instant,
     end: Option<Instant>,
     requests: AtomicU64,
+    requests_max: Option<u64>,
     /// Nanoseconds a batch would take at one event a second; divided only by turn, so that no rate is rounded.
     batch_nanos: u128,
     /// Events a second; 0: as soon as there is an answer.
@@ -77,8 +107,11 @@ struct Schedule {
 impl Schedule {
     /// When the next request is due; `None` once the time is up.
     fn next(&self) -> Option<Instant> {
-        let turn = u128::from(self.requests.fetch_add(1, Ordering::Relaxed));
-        let due = match (turn * self.batch_nanos).checked_div(self.rate) {
+        let turn = self.requests.fetch_add(1, Ordering::Relaxed);
+        if self.requests_max.is_some_and(|most| turn >= most) {
+            return None;
+        }
+        let due = match (u128::from(turn) * self.batch_nanos).checked_div(self.rate) {
             Some(nanos) => self.start + Duration::from_nanos(nanos as u64),
             None => Instant::now(),
         };
@@ -86,14 +119,73 @@ impl Schedule {
     }
 }
 
-struct Shared {
-    plan: LoadPlan,
+/// What the connections share.
+pub(super) struct Shared {
+    pub(super) plan: LoadPlan,
     schedule: Schedule,
     measure_from: Instant,
     stopped: AtomicBool,
     event_next: AtomicU64,
     connections_open: AtomicUsize,
     tally: Mutex<Tally>,
+}
+
+/// A request that is under way.
+#[derive(Debug)]
+pub(super) struct Sent {
+    /// Number of its first event.
+    pub(super) first: u64,
+    /// From when its latency counts.
+    begun: Instant,
+}
+
+impl Shared {
+    /// When the next request is due; `None` if there shall be none.
+    pub(super) fn next_turn(&self) -> Option<Instant> {
+        if self.stopped.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.schedule.next()
+    }
+
+    /// Numbers the events of a request.
+    pub(super) fn number(&self, begun: Instant) -> Sent {
+        let batch = self.plan.shape.batch as u64;
+        Sent {
+            first: self.event_next.fetch_add(batch, Ordering::Relaxed),
+            begun,
+        }
+    }
+
+    /// Counts an answer.
+    pub(super) fn answered(&self, sent: &Sent, answer: &Answer<'_>) {
+        let ended = Instant::now();
+        let Shape {
+            protocol, batch, ..
+        } = self.plan.shape;
+        let verdict = Verdict::of(answer, protocol, batch as u64);
+        if sent.begun >= self.measure_from {
+            let latency = ended - sent.begun;
+            let mut tally = self.tally.lock();
+            tally.answered(&verdict, batch as u64, latency, ended);
+        }
+        if let Some(on_acknowledged) = &self.plan.on_acknowledged
+            && verdict.accepted > 0
+            && let Some(refused) = verdict.refused
+        {
+            on_acknowledged(&Acknowledged {
+                first: sent.first,
+                count: batch as u64,
+                refused,
+            });
+        }
+    }
+
+    /// Counts requests whose connection broke.
+    pub(super) fn broken(&self, requests: u64) {
+        let why = "under way on a connection that broke";
+        self.tally.lock().unanswered(requests, why);
+    }
 }
 
 /// A load under way; the tasks end with it.
@@ -112,6 +204,7 @@ impl Load {
             start,
             end: plan.duration.map(|duration| measure_from + duration),
             requests: AtomicU64::new(0),
+            requests_max: plan.requests,
             batch_nanos: plan.shape.batch as u128 * 1_000_000_000,
             rate: u128::from(plan.rate),
         };
@@ -167,7 +260,8 @@ impl Load {
         if !in_time {
             let unanswered = self.tasks.len() as u64;
             self.tasks.shutdown().await;
-            self.shared.tally.lock().unanswered(unanswered);
+            let why = "no answer until the end";
+            self.shared.tally.lock().unanswered(unanswered, why);
         }
     }
 
@@ -178,159 +272,108 @@ impl Load {
     }
 }
 
+/// One connection of a protocol that has one request under way on it.
+enum Channel {
+    Http(Connection),
+    Grpc(grpc::Connection),
+}
+
+impl Channel {
+    async fn open(plan: &LoadPlan) -> Result<Self, HttpError> {
+        let LoadPlan {
+            target,
+            from,
+            shape,
+            ..
+        } = plan;
+        if shape.protocol.frame() == Frame::Grpc {
+            let opened = grpc::Connection::open(target, *from, &shape.headers).await?;
+            return Ok(Self::Grpc(opened));
+        }
+        Connection::open_from(&target.address, *from)
+            .await
+            .map(Self::Http)
+    }
+
+    async fn exchange(&mut self, request: &[u8]) -> Result<Answer<'_>, HttpError> {
+        match self {
+            Self::Http(connection) => connection.exchange(request).await,
+            Self::Grpc(connection) => connection.exchange(request).await,
+        }
+    }
+}
+
 /// One connection's life.
 async fn drive(shared: Arc<Shared>) {
     let mut template = Template::new(&shared.plan.target, &shared.plan.shape);
-    let mut connection = None;
-    while !shared.stopped.load(Ordering::Relaxed) {
-        let Some(due) = shared.schedule.next() else {
+    loop {
+        let driven = match shared.plan.shape.protocol {
+            Protocol::Tcp => framed::drive(&shared, &mut template).await,
+            _ => drive_channel(&shared, &mut template).await,
+        };
+        let Err(error) = driven else {
             break;
         };
-        let mut begun = Instant::now();
-        if due > begun {
+        shared.tally.lock().failed(&error);
+        if !shared.plan.keep_going || shared.stopped.load(Ordering::Relaxed) {
+            break;
+        }
+        tokio::time::sleep(RECONNECT_PAUSE).await;
+    }
+    shared.connections_open.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// Sends until there is nothing more to send, or an error.
+async fn drive_channel(shared: &Shared, template: &mut Template) -> Result<(), HttpError> {
+    let mut open = None;
+    while let Some(due) = shared.next_turn() {
+        let mut begun = due;
+        if due > Instant::now() {
             tokio::time::sleep_until(due).await;
             begun = Instant::now().min(due + TIMER_GRAIN);
             if shared.stopped.load(Ordering::Relaxed) {
                 break;
             }
-        } else {
-            begun = due;
         }
-        match send(&shared, &mut template, &mut connection, begun).await {
-            Ok(()) => {}
-            Err(error) => {
-                connection = None;
-                shared.tally.lock().failed(&error);
-                if !shared.plan.keep_going {
-                    break;
-                }
-                tokio::time::sleep(RECONNECT_PAUSE).await;
-            }
+        let channel = match &mut open {
+            Some(channel) => channel,
+            None => open.insert(Channel::open(&shared.plan).await?),
+        };
+        let sent = shared.number(begun);
+        let request = template.fill(sent.first, SystemTime::now());
+        let answer = channel.exchange(request).await?;
+        shared.answered(&sent, &answer);
+        if answer.close {
+            open = None;
         }
-    }
-    shared.connections_open.fetch_sub(1, Ordering::Relaxed);
-}
-
-async fn send(
-    shared: &Shared,
-    template: &mut Template,
-    slot: &mut Option<Connection>,
-    begun: Instant,
-) -> Result<(), HttpError> {
-    let connection = match slot {
-        Some(connection) => connection,
-        None => slot.insert(Connection::open(&shared.plan.target.address).await?),
-    };
-    let batch = shared.plan.shape.batch as u64;
-    let first = shared.event_next.fetch_add(batch, Ordering::Relaxed);
-    let request = template.fill(first, SystemTime::now());
-    let answer = connection.exchange(request).await?;
-    let ended = Instant::now();
-
-    let verdict = Verdict::of(&answer, batch);
-    let status = answer.status;
-    let close = answer.close;
-    if begun >= shared.measure_from {
-        shared
-            .tally
-            .lock()
-            .answered(status, verdict.accepted, ended - begun, ended);
-    }
-    if let (202, Some(on_acknowledged)) = (status, &shared.plan.on_acknowledged)
-        && !verdict.shed
-    {
-        on_acknowledged(&Acknowledged {
-            first,
-            count: batch,
-            refused: verdict.refused,
-        });
-    }
-    if close {
-        *slot = None;
     }
     Ok(())
-}
-
-/// What a 202 says about its events.
-struct Verdict {
-    accepted: u64,
-    refused: Vec<u64>,
-    /// Dropped by an overload policy: answered 202, promised nothing.
-    shed: bool,
-}
-
-impl Verdict {
-    fn of(answer: &Answer<'_>, batch: u64) -> Self {
-        #[derive(serde::Deserialize)]
-        struct Body<'a> {
-            accepted: u64,
-            #[serde(default)]
-            rejected: u64,
-            #[serde(borrow, default)]
-            durability: Option<std::borrow::Cow<'a, str>>,
-            #[serde(default)]
-            errors: Vec<Refusal>,
-        }
-        #[derive(serde::Deserialize)]
-        struct Refusal {
-            index: u64,
-        }
-        if answer.status != 202 {
-            return Self {
-                accepted: 0,
-                refused: Vec::new(),
-                shed: false,
-            };
-        }
-        // A server that is no TelemetryX may answer 202 with any body: then all is accepted.
-        let Ok(body) = serde_json::from_slice::<Body<'_>>(answer.body) else {
-            return Self {
-                accepted: batch,
-                refused: Vec::new(),
-                shed: false,
-            };
-        };
-        let shed = body.durability.as_deref() == Some("shed");
-        let refused = if body.rejected > 0 {
-            body.errors.iter().map(|error| error.index).collect()
-        } else {
-            Vec::new()
-        };
-        Self {
-            accepted: if shed { 0 } else { body.accepted },
-            refused,
-            shed,
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::load::template::BodyFormat;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     fn plan(address: String, rate: u64) -> LoadPlan {
+        let target = Target {
+            address,
+            path: "/ingest".to_owned(),
+        };
+        let shape = Shape {
+            batch: 2,
+            id_prefix: Some("t".to_owned()),
+            type_count: 1,
+            source_count: 1,
+            ..Shape::default()
+        };
         LoadPlan {
-            target: Target {
-                address,
-                path: "/ingest".to_owned(),
-            },
-            shape: Shape {
-                format: BodyFormat::Json,
-                batch: 2,
-                id_prefix: Some("t".to_owned()),
-                payload_bytes: None,
-                type_count: 1,
-                source_count: 1,
-            },
             rate,
             connections: 2,
-            warm_up: Duration::ZERO,
             duration: Some(Duration::from_millis(300)),
             keep_going: true,
-            on_acknowledged: None,
+            ..LoadPlan::new(target, shape)
         }
     }
 
@@ -373,6 +416,17 @@ mod tests {
         let tally = Load::start(plan(address, 1000)).finished().await;
         assert_eq!(tally.accepted, 300);
         assert_eq!(tally.requests(), 150);
+    }
+
+    #[tokio::test]
+    async fn no_more_requests_are_sent_than_asked_for() {
+        let address = server("{}", Duration::ZERO, usize::MAX).await;
+        let plan = LoadPlan {
+            requests: Some(7),
+            ..plan(address, 0)
+        };
+        let tally = Load::start(plan).finished().await;
+        assert_eq!((tally.requests(), tally.sent), (7, 14));
     }
 
     #[tokio::test]
@@ -429,7 +483,7 @@ mod tests {
         }));
         let tally = Load::start(plan).finished().await;
         assert!(tally.requests() > 0);
-        assert_eq!(tally.accepted, 0);
+        assert_eq!((tally.accepted, tally.shed), (0, tally.sent));
     }
 
     #[tokio::test]

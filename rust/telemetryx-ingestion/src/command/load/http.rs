@@ -4,9 +4,11 @@
 //! is already bytes and reads answers with a `Content-Length` only. `get`, for the questions asked beside the load,
 //! also reads chunked answers. No TLS, no redirects, no pipelining.
 
+use std::net::IpAddr;
+
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 
 /// Room kept free in a connection's read buffer.
 const READ_BYTES: usize = 16 * 1024;
@@ -75,6 +77,35 @@ impl Target {
             path: path.to_owned(),
         })
     }
+}
+
+/// A connection to `host:port`, from a certain address of ours if one is given.
+pub(super) async fn connect(address: &str, from: Option<IpAddr>) -> Result<TcpStream, HttpError> {
+    let connect = async {
+        let stream = match from {
+            None => TcpStream::connect(address).await?,
+            Some(from) => {
+                let mut found = lookup_host(address).await?;
+                let to = found.find(|to| to.is_ipv4() == from.is_ipv4());
+                let to = to.ok_or_else(|| {
+                    std::io::Error::other(format!("not to be reached from {from}"))
+                })?;
+                let socket = if to.is_ipv4() {
+                    TcpSocket::new_v4()?
+                } else {
+                    TcpSocket::new_v6()?
+                };
+                socket.bind((from, 0).into())?;
+                socket.connect(to).await?
+            }
+        };
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    };
+    connect.await.map_err(|source| HttpError::Connect {
+        address: address.to_owned(),
+        source,
+    })
 }
 
 /// How an answer's body ends.
@@ -158,17 +189,13 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) async fn open(address: &str) -> Result<Self, HttpError> {
-        let connect = async {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            Ok(stream)
-        };
-        let stream = connect.await.map_err(|source| HttpError::Connect {
-            address: address.to_owned(),
-            source,
-        })?;
+        Self::open_from(address, None).await
+    }
+
+    /// As `open`, from this address of ours.
+    pub(super) async fn open_from(address: &str, from: Option<IpAddr>) -> Result<Self, HttpError> {
         Ok(Self {
-            stream,
+            stream: connect(address, from).await?,
             buffer: BytesMut::with_capacity(READ_BYTES),
         })
     }

@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use tokio::time::Instant;
 
 use super::http::HttpError;
+use super::verdict::Verdict;
 
 /// Latencies above this are recorded as this.
 const LATENCY_MICROS_MAX: u64 = 600_000_000;
@@ -16,10 +17,16 @@ const LATENCY_MICROS_MAX: u64 = 600_000_000;
 pub(crate) struct Tally {
     statuses: BTreeMap<u16, u64>,
     errors: BTreeMap<String, u64>,
-    /// Events handed to a connection, whether or not they reached the server; known at the end.
+    /// Events handed to a connection, whether or not they reached the server, in the warm-up too; known at the end.
     pub(crate) sent: u64,
     /// Events that answers counted as accepted.
     pub(crate) accepted: u64,
+    /// Events that answers counted as invalid.
+    pub(crate) rejected: u64,
+    /// Events that an overload policy took and dropped.
+    pub(crate) shed: u64,
+    /// Events of requests that were turned away whole.
+    pub(crate) refused: u64,
     /// All answers, whatever their status.
     pub(crate) latency: Histogram<u64>,
     /// Since the last `take_interval`.
@@ -35,6 +42,9 @@ impl Tally {
             errors: BTreeMap::new(),
             sent: 0,
             accepted: 0,
+            rejected: 0,
+            shed: 0,
+            refused: 0,
             latency: new_histogram(),
             interval: new_histogram(),
             interval_accepted: 0,
@@ -42,10 +52,21 @@ impl Tally {
         }
     }
 
-    pub(crate) fn answered(&mut self, status: u16, accepted: u64, latency: Duration, at: Instant) {
-        *self.statuses.entry(status).or_default() += 1;
-        self.accepted += accepted;
-        self.interval_accepted += accepted;
+    /// Counts the answer to a request of `batch` events.
+    pub(super) fn answered(
+        &mut self,
+        verdict: &Verdict,
+        batch: u64,
+        latency: Duration,
+        at: Instant,
+    ) {
+        *self.statuses.entry(verdict.status).or_default() += 1;
+        self.accepted += verdict.accepted;
+        self.rejected += verdict.rejected;
+        self.shed += verdict.shed;
+        let counted = verdict.accepted + verdict.rejected + verdict.shed;
+        self.refused += batch.saturating_sub(counted);
+        self.interval_accepted += verdict.accepted;
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         self.latency.saturating_record(micros);
         self.interval.saturating_record(micros);
@@ -56,11 +77,10 @@ impl Tally {
         *self.errors.entry(error.to_string()).or_default() += 1;
     }
 
-    pub(crate) fn unanswered(&mut self, requests: u64) {
-        *self
-            .errors
-            .entry("no answer until the end".to_owned())
-            .or_default() += requests;
+    pub(crate) fn unanswered(&mut self, requests: u64, why: &str) {
+        if requests > 0 {
+            *self.errors.entry(why.to_owned()).or_default() += requests;
+        }
     }
 
     /// Requests answered.
@@ -107,13 +127,30 @@ mod tests {
     #[test]
     fn interval_starts_anew_and_the_total_goes_on() {
         let mut tally = Tally::new();
-        tally.answered(202, 5, Duration::from_millis(2), Instant::now());
+        let verdict = |status, accepted| Verdict {
+            status,
+            accepted,
+            rejected: 0,
+            shed: 0,
+            refused: None,
+        };
+        tally.answered(
+            &verdict(202, 5),
+            5,
+            Duration::from_millis(2),
+            Instant::now(),
+        );
         assert_eq!(tally.take_interval().0, 5);
-        tally.answered(429, 0, Duration::from_secs(9999), Instant::now());
+        tally.answered(
+            &verdict(429, 0),
+            5,
+            Duration::from_secs(9999),
+            Instant::now(),
+        );
         let (accepted, p99) = tally.take_interval();
         assert_eq!(accepted, 0);
         assert!(p99 >= Duration::from_secs(599), "{p99:?}");
-        assert_eq!((tally.accepted, tally.requests()), (5, 2));
+        assert_eq!((tally.accepted, tally.refused, tally.requests()), (5, 5, 2));
         assert_eq!(
             tally.statuses().iter().collect::<Vec<_>>(),
             [(&202, &1), (&429, &1)]

@@ -11,14 +11,16 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::digits::{Clock, Odometer, TIME_PLACEHOLDER, put, put_varint, put_zeros};
 use super::http::Target;
+use super::protocol::{Frame, Protocol};
+use super::{otlp, ring};
 
 /// Size of a JSON event where the user asks for no particular payload; the size the project's figures are given for.
 const EVENT_BYTES_DEFAULT: usize = 189;
-const ID_DIGITS: usize = 12;
-const TYPE_DIGITS: usize = 4;
-const SOURCE_DIGITS: usize = 6;
-const TIME_PLACEHOLDER: &[u8; 24] = b"1970-01-01T00:00:00.000Z";
+pub(super) const ID_DIGITS: usize = 12;
+pub(super) const TYPE_DIGITS: usize = 4;
+pub(super) const SOURCE_DIGITS: usize = 6;
 
 /// How a body is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -34,7 +36,13 @@ pub enum BodyFormat {
 /// What requests look like.
 #[derive(Debug, Clone)]
 pub(crate) struct Shape {
+    pub(crate) protocol: Protocol,
+    /// Of protocols that take several.
     pub(crate) format: BodyFormat,
+    /// Lines of each request's head, like `x-api-key: …`.
+    pub(crate) headers: Vec<String>,
+    /// Signs requests of protocols that are signed.
+    pub(crate) hmac_key: String,
     /// Events a request.
     pub(crate) batch: usize,
     /// Ids are `<prefix>-<number, 12 digits>`; without it events have none and the service assigns them.
@@ -43,6 +51,22 @@ pub(crate) struct Shape {
     pub(crate) payload_bytes: Option<usize>,
     pub(crate) type_count: u32,
     pub(crate) source_count: u32,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            protocol: Protocol::Http,
+            format: BodyFormat::Json,
+            headers: Vec::new(),
+            hmac_key: String::new(),
+            batch: 1,
+            id_prefix: None,
+            payload_bytes: None,
+            type_count: 5,
+            source_count: 100,
+        }
+    }
 }
 
 impl Shape {
@@ -61,7 +85,7 @@ impl Shape {
             .ok()
     }
 
-    fn payload(&self) -> Vec<u8> {
+    pub(super) fn payload(&self) -> Vec<u8> {
         let length = self.payload_bytes.unwrap_or_else(|| {
             let mut bare = Vec::new();
             write_json_event(&mut bare, self.id_prefix.as_deref(), b"");
@@ -85,21 +109,44 @@ impl Shape {
     }
 }
 
+/// How the time of an event is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Time {
+    /// RFC 3339 with milliseconds, 24 bytes.
+    Text,
+    /// Nanoseconds since the epoch, 8 bytes, little-endian.
+    Nanos,
+    /// Milliseconds since the epoch, 13 digits.
+    Millis,
+}
+
 /// Where the changing fields of one event are in the request.
 #[derive(Debug)]
-struct Slot {
-    id: Option<usize>,
-    time: usize,
-    kind: usize,
-    source: usize,
+pub(super) struct Slot {
+    pub(super) id: Option<usize>,
+    pub(super) time: usize,
+    pub(super) kind: Option<usize>,
+    pub(super) source: usize,
+}
+
+/// Bodies of one protocol and format: the same bytes each time but for what is in the slots.
+#[derive(Debug)]
+pub(super) struct Body {
+    pub(super) bytes: Vec<u8>,
+    pub(super) slots: Vec<Slot>,
+    pub(super) time: Time,
+    pub(super) content_type: &'static str,
 }
 
 /// One connection's request.
 #[derive(Debug)]
 pub(crate) struct Template {
     request: Vec<u8>,
+    body_at: usize,
+    /// Where the signature's digits are, and the key for it.
+    signature: Option<(usize, String)>,
     slots: Vec<Slot>,
-    format: BodyFormat,
+    time: Time,
     type_count: u32,
     source_count: u32,
     clock: Clock,
@@ -107,54 +154,59 @@ pub(crate) struct Template {
 
 impl Template {
     pub(crate) fn new(target: &Target, shape: &Shape) -> Self {
-        let payload = shape.payload();
-        let prefix = shape.id_prefix.as_deref();
-        let mut body = Vec::new();
-        let mut slots = Vec::with_capacity(shape.batch);
-        let array = shape.format == BodyFormat::Json && shape.batch > 1;
-        if array {
-            body.push(b'[');
-        }
-        for index in 0..shape.batch {
-            match shape.format {
-                BodyFormat::Json if index > 0 => body.push(b','),
-                BodyFormat::Ndjson if index > 0 => body.push(b'\n'),
-                _ => {}
-            }
-            slots.push(match shape.format {
-                BodyFormat::Json | BodyFormat::Ndjson => {
-                    write_json_event(&mut body, prefix, &payload)
-                }
-                BodyFormat::Protobuf => write_protobuf_event(&mut body, prefix, &payload),
-            });
-        }
-        if array {
-            body.push(b']');
-        }
-        let content_type = match shape.format {
-            BodyFormat::Json => "application/json",
-            BodyFormat::Ndjson => "application/x-ndjson",
-            BodyFormat::Protobuf => "application/x-protobuf",
+        let body = match shape.protocol {
+            Protocol::Http | Protocol::Tcp => events(shape),
+            Protocol::OtlpHttp | Protocol::OtlpGrpc => otlp::logs(shape),
+            Protocol::Ring => ring::notification(shape),
         };
-        let head = format!(
-            "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\r\n",
-            target.path,
-            target.address,
-            body.len()
-        );
-        let shift = |at: &mut usize| *at += head.len();
-        for slot in &mut slots {
-            slot.id.iter_mut().for_each(shift);
-            [&mut slot.time, &mut slot.kind, &mut slot.source]
-                .into_iter()
-                .for_each(shift);
+        let length = body.bytes.len();
+        let mut request = Vec::new();
+        let mut signature = None;
+        match shape.protocol.frame() {
+            Frame::Http => {
+                let line = format!(
+                    "POST {} HTTP/1.1\r\nhost: {}\r\n",
+                    target.path, target.address
+                );
+                put(&mut request, line.as_bytes());
+                for header in &shape.headers {
+                    put(&mut request, format!("{header}\r\n").as_bytes());
+                }
+                if shape.protocol == Protocol::Ring {
+                    let at = put(&mut request, b"x-signature: sha256=");
+                    put_zeros(&mut request, ring::SIGNATURE_DIGITS);
+                    put(&mut request, b"\r\n");
+                    signature = Some((at, shape.hmac_key.clone()));
+                }
+                let rest = format!(
+                    "content-type: {}\r\ncontent-length: {length}\r\n\r\n",
+                    body.content_type
+                );
+                put(&mut request, rest.as_bytes());
+            }
+            Frame::Length => {
+                put(&mut request, &(length as u32).to_be_bytes());
+            }
+            Frame::Grpc => {
+                put(&mut request, &[0]);
+                put(&mut request, &(length as u32).to_be_bytes());
+            }
         }
-        let mut request = head.into_bytes();
-        request.extend_from_slice(&body);
+        let body_at = request.len();
+        let mut slots = body.slots;
+        for slot in &mut slots {
+            let fields = slot.id.iter_mut().chain(&mut slot.kind);
+            fields
+                .chain([&mut slot.time, &mut slot.source])
+                .for_each(|at| *at += body_at);
+        }
+        request.extend_from_slice(&body.bytes);
         Self {
             request,
+            body_at,
+            signature,
             slots,
-            format: shape.format,
+            time: body.time,
             type_count: shape.type_count.clamp(1, 10_u32.pow(TYPE_DIGITS as u32)),
             source_count: shape
                 .source_count
@@ -167,11 +219,11 @@ impl Template {
     pub(crate) fn fill(&mut self, first: u64, now: SystemTime) -> &[u8] {
         let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let nanos = (since_epoch.as_nanos() as i64).to_le_bytes();
-        let text = self.clock.format(since_epoch);
-        let time: &[u8] = if self.format == BodyFormat::Protobuf {
-            &nanos
-        } else {
-            text
+        let millis = Odometer::<13>::new(since_epoch.as_millis() as u64, u64::MAX);
+        let time: &[u8] = match self.time {
+            Time::Text => self.clock.format(since_epoch),
+            Time::Nanos => &nanos,
+            Time::Millis => &millis.digits,
         };
 
         let mut id = Odometer::<ID_DIGITS>::new(first, u64::MAX);
@@ -183,96 +235,57 @@ impl Template {
                 id.advance();
             }
             self.request[slot.time..slot.time + time.len()].copy_from_slice(time);
-            self.request[slot.kind..slot.kind + TYPE_DIGITS].copy_from_slice(&kind.digits);
+            if let Some(at) = slot.kind {
+                self.request[at..at + TYPE_DIGITS].copy_from_slice(&kind.digits);
+            }
             self.request[slot.source..slot.source + SOURCE_DIGITS].copy_from_slice(&source.digits);
             kind.advance();
             source.advance();
+        }
+        if let Some((at, key)) = &self.signature {
+            let signature = ring::signature(key, &self.request[self.body_at..]);
+            self.request[*at..*at + signature.len()].copy_from_slice(signature.as_bytes());
         }
         &self.request
     }
 }
 
-/// A number as digits, counted up in place and wrapped to zero at its limit.
-struct Odometer<const WIDTH: usize> {
-    digits: [u8; WIDTH],
-    value: u64,
-    limit: u64,
-}
-
-impl<const WIDTH: usize> Odometer<WIDTH> {
-    fn new(number: u64, limit: u64) -> Self {
-        let value = number % limit;
-        let mut digits = [b'0'; WIDTH];
-        let mut rest = value;
-        for digit in digits.iter_mut().rev() {
-            *digit = b'0' + (rest % 10) as u8;
-            rest /= 10;
-        }
-        Self {
-            digits,
-            value,
-            limit,
-        }
+/// A body as `POST /ingest` and framed TCP take it.
+fn events(shape: &Shape) -> Body {
+    let payload = shape.payload();
+    let prefix = shape.id_prefix.as_deref();
+    let mut bytes = Vec::new();
+    let mut slots = Vec::with_capacity(shape.batch);
+    // A frame tells JSON by its first byte and knows no NDJSON.
+    let array = shape.format == BodyFormat::Json && shape.batch > 1;
+    if array {
+        bytes.push(b'[');
     }
-
-    fn advance(&mut self) {
-        self.value += 1;
-        if self.value == self.limit {
-            self.value = 0;
-            self.digits = [b'0'; WIDTH];
-            return;
+    for index in 0..shape.batch {
+        match shape.format {
+            BodyFormat::Json if index > 0 => bytes.push(b','),
+            BodyFormat::Ndjson if index > 0 => bytes.push(b'\n'),
+            _ => {}
         }
-        for digit in self.digits.iter_mut().rev() {
-            if *digit < b'9' {
-                *digit += 1;
-                return;
-            }
-            *digit = b'0';
-        }
+        slots.push(match shape.format {
+            BodyFormat::Json | BodyFormat::Ndjson => write_json_event(&mut bytes, prefix, &payload),
+            BodyFormat::Protobuf => write_protobuf_event(&mut bytes, prefix, &payload),
+        });
     }
-}
-
-/// RFC 3339 with milliseconds; calendar arithmetic once a second only.
-#[derive(Debug)]
-struct Clock {
-    second: u64,
-    text: [u8; TIME_PLACEHOLDER.len()],
-}
-
-impl Default for Clock {
-    fn default() -> Self {
-        Self {
-            second: 0,
-            text: *TIME_PLACEHOLDER,
-        }
+    if array {
+        bytes.push(b']');
     }
-}
-
-impl Clock {
-    fn format(&mut self, since_epoch: Duration) -> &[u8] {
-        if since_epoch.as_secs() != self.second {
-            self.second = since_epoch.as_secs();
-            let stamp = i64::try_from(self.second)
-                .ok()
-                .and_then(|second| jiff::Timestamp::from_second(second).ok());
-            let text = stamp.unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string();
-            self.text[..19].copy_from_slice(&text.as_bytes()[..19]);
-        }
-        let millis = Odometer::<3>::new(u64::from(since_epoch.subsec_millis()), u64::MAX);
-        self.text[20..23].copy_from_slice(&millis.digits);
-        &self.text
+    let (time, content_type) = match shape.format {
+        BodyFormat::Json => (Time::Text, "application/json"),
+        BodyFormat::Ndjson => (Time::Text, "application/x-ndjson"),
+        BodyFormat::Protobuf => (Time::Nanos, "application/x-protobuf"),
+    };
+    Body {
+        bytes,
+        slots,
+        time,
+        content_type,
     }
-}
-
-fn put(body: &mut Vec<u8>, bytes: &[u8]) -> usize {
-    body.extend_from_slice(bytes);
-    body.len()
-}
-
-fn put_zeros(body: &mut Vec<u8>, count: usize) -> usize {
-    let at = body.len();
-    body.resize(at + count, b'0');
-    at
 }
 
 fn write_json_event(body: &mut Vec<u8>, id_prefix: Option<&str>, payload: &[u8]) -> Slot {
@@ -299,7 +312,7 @@ fn write_json_event(body: &mut Vec<u8>, id_prefix: Option<&str>, payload: &[u8])
     Slot {
         id,
         time,
-        kind,
+        kind: Some(kind),
         source,
     }
 }
@@ -333,17 +346,9 @@ fn write_protobuf_event(body: &mut Vec<u8>, id_prefix: Option<&str>, payload: &[
     Slot {
         id: id.map(|at| at + start),
         time: time + start,
-        kind: kind + start,
+        kind: Some(kind + start),
         source: source + start,
     }
-}
-
-fn put_varint(body: &mut Vec<u8>, mut number: usize) {
-    while number >= 0x80 {
-        body.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    body.push(number as u8);
 }
 
 #[cfg(test)]
@@ -364,9 +369,8 @@ mod tests {
             format,
             batch,
             id_prefix: id_prefix.map(str::to_owned),
-            payload_bytes: None,
             type_count: 3,
-            source_count: 100,
+            ..Shape::default()
         }
     }
 

@@ -1,0 +1,76 @@
+//! What can be spoken: paths, frames, and which answers mean that events were taken in.
+
+use std::borrow::Cow;
+
+/// How events are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Protocol {
+    /// `POST /ingest`.
+    Http,
+    /// Frames with a length before them, several under way on a connection.
+    Tcp,
+    /// OTLP logs, protobuf, `POST /v1/logs`.
+    OtlpHttp,
+    /// OTLP logs over gRPC.
+    OtlpGrpc,
+    /// Signed notifications, `POST /webhooks/ring`.
+    Ring,
+}
+
+/// What is around a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Frame {
+    /// A head of HTTP/1.1.
+    Http,
+    /// Four bytes of length.
+    Length,
+    /// A flag and four bytes of length.
+    Grpc,
+}
+
+impl Protocol {
+    /// What a URL says of the protocol, and that URL with the scheme of HTTP.
+    pub(super) fn of_url(url: &str) -> (Self, Cow<'_, str>) {
+        for (scheme, protocol) in [("tcp://", Self::Tcp), ("grpc://", Self::OtlpGrpc)] {
+            if let Some(rest) = url.strip_prefix(scheme) {
+                return (protocol, format!("http://{rest}").into());
+            }
+        }
+        let known = [Self::OtlpHttp, Self::Ring];
+        let by_path = known
+            .into_iter()
+            .find(|protocol| url.ends_with(protocol.path()));
+        (by_path.unwrap_or(Self::Http), url.into())
+    }
+
+    pub(super) fn frame(self) -> Frame {
+        match self {
+            Self::Http | Self::OtlpHttp | Self::Ring => Frame::Http,
+            Self::Tcp => Frame::Length,
+            Self::OtlpGrpc => Frame::Grpc,
+        }
+    }
+
+    /// Where it goes if the user names no path.
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::Http => "/ingest",
+            Self::Tcp => "/",
+            Self::OtlpHttp => "/v1/logs",
+            Self::OtlpGrpc => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+            Self::Ring => "/webhooks/ring",
+        }
+    }
+
+    /// The status of an answer to events that were taken in; OTLP asks for 200.
+    pub(super) fn taken(self) -> u16 {
+        match self {
+            Self::OtlpHttp | Self::OtlpGrpc => 200,
+            Self::Http | Self::Tcp | Self::Ring => 202,
+        }
+    }
+
+    pub(super) fn is_otlp(self) -> bool {
+        matches!(self, Self::OtlpHttp | Self::OtlpGrpc)
+    }
+}
