@@ -1,0 +1,115 @@
+"""What the scripts share: the service as a child process, the load generator, and the questions asked of the service."""
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+BINARY = TARGET / "release" / "telemetryx"
+REFERENCE = TARGET / "release" / "examples" / "reference"
+SCRATCH = TARGET / "bench"
+MIB, GIB = 1 << 20, 1 << 30
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+class Server:
+    """The service or the reference, in a fresh directory. Killed, and its directory removed, at the end of the block."""
+
+    def __init__(self, kind, config="", keep=None, binary=BINARY):
+        self.kind, self.config, self.port, self.binary = kind, config, free_port(), binary
+        SCRATCH.mkdir(parents=True, exist_ok=True)
+        self.dir = keep or SCRATCH / f"{kind}-{os.getpid()}-{time.monotonic_ns()}"
+        self.process = None
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def start(self, config=None):
+        """Starts it and returns the seconds until it answered."""
+        self.config = self.config if config is None else config
+        self.dir.mkdir(parents=True, exist_ok=True)
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("TELEMETRYX_", "OTEL_"))}
+        if self.kind == "service":
+            env |= {"TELEMETRYX_DATA_DIR": str(self.dir / "data"), "TELEMETRYX_HTTP__PORT": str(self.port)}
+            (self.dir / "config.yaml").write_text(self.config or "{}\n")
+            command = [self.binary, "--config", self.dir / "config.yaml", "serve"]
+        else:
+            command = [REFERENCE, str(self.port), self.dir] + (["--null"] if self.kind == "null" else [])
+        begun = time.monotonic()
+        with open(self.dir / "log", "ab") as log:
+            self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=self.dir)
+        while True:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if self.get("/healthz")[0] == 200:
+                    return time.monotonic() - begun
+            if self.process.poll() is not None:
+                tail = (self.dir / "log").read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{self.kind} ended at its start, code {self.process.returncode}:\n{tail}")
+            if time.monotonic() - begun > 120:
+                raise RuntimeError(f"{self.kind} was not ready within 120 s")
+            time.sleep(0.001)
+
+    def kill(self):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+        if self.process:
+            self.process.wait()
+        self.process = None
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
+    def get(self, path):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def ledger(self):
+        status, body = self.get("/ledger")
+        if status != 200:
+            raise RuntimeError(f"/ledger answered {status}: {body[:200]}")
+        return json.loads(body)
+
+    def pending(self):
+        return {name: books["pending"] for name, books in self.ledger()["routes"].items()}
+
+    def memory(self):
+        """VmRSS, VmHWM, RssAnon in MiB."""
+        lines = dict(line.split(":", 1) for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines())
+        return {name: int(lines[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM", "RssAnon")}
+
+    def cpu_seconds(self):
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def disk_bytes(self):
+        return sum(p.stat().st_blocks * 512 for p in self.dir.rglob("*") if p.is_file())
+
+    def load_process(self, *arguments, port=None, niceness=0):
+        """Starts the load generator, at another port than that of HTTP if one is given."""
+        url = f"http://127.0.0.1:{port or self.port}"
+        command = ["nice", "-n", str(niceness), self.binary, "load", "--url", url, "--json", *map(str, arguments)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
