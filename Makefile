@@ -3,7 +3,7 @@
 CARGO ?= cargo
 DATA ?= ./data
 
-.PHONY: help run test lint doc bench stress fuzz crash-test clean
+.PHONY: help run test lint doc bench stress stress-verify fuzz crash-test clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ lint: ## formatting, clippy with warnings denied, documentation
 
 bench: ## every figure next to its target, and criterion for the hot paths (about 40 minutes; `scripts/bench --help`)
 	scripts/bench
+
+stress-verify: ## every guard driven to its edge, every event accounted for (half a minute; `MODE=stress` takes minutes)
+	scripts/stress-verify
 
 stress: ## the simulation with a million schedules, and 200 kills
 	TELEMETRYX_SCHEDULES=1000000 $(CARGO) test --release -p telemetryx-journal --features sim --test simulation -- --nocapture
