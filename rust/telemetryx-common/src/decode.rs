@@ -40,6 +40,9 @@ pub const MAX_TYPE_BYTES: usize = 128;
 /// How long a `source` may be, in bytes.
 pub const MAX_SOURCE_BYTES: usize = 256;
 
+/// How deep a payload stands: the event is the first level.
+pub(crate) const PAYLOAD_LEVEL: usize = 1;
+
 /// What a body may hold at most. Breaking a limit refuses the body as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeLimits {
@@ -79,7 +82,7 @@ impl DecodeLimits {
 }
 
 /// The body as text, if it is text.
-fn utf8(body: &[u8]) -> Result<&str, DecodeError> {
+pub(crate) fn utf8(body: &[u8]) -> Result<&str, DecodeError> {
     simdutf8::basic::from_utf8(body).map_err(|_| not_utf8(body))
 }
 
@@ -94,7 +97,7 @@ fn not_utf8(body: &[u8]) -> DecodeError {
 }
 
 #[cold]
-fn syntax(body: &[u8], mistake: Mistake) -> DecodeError {
+pub(crate) fn syntax(body: &[u8], mistake: Mistake) -> DecodeError {
     let code = ErrorCode::InvalidJson;
     malformed(body, mistake.offset, code, mistake.message)
 }

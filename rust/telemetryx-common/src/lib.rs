@@ -18,6 +18,7 @@
 //! | `error.rs` | what can be wrong with an event or with a whole body |
 //! | `scan.rs` | the strict one-pass JSON scanner |
 //! | `decode.rs` | the three formats of `POST /ingest` |
+//! | `document.rs` | a JSON document that becomes a payload, and the values that pointers name in it |
 //! | `validate.rs` | rules that need a clock or the config |
 //! | `ids.rs` | ids for events that came without one |
 //! | `wire.rs` | the stored form, `telemetryx.v1.EventBatch` |
@@ -26,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 mod decode;
+mod document;
 mod error;
 mod event;
 mod field;
@@ -40,6 +42,7 @@ pub use decode::{
     DecodeLimits, MAX_DEPTH, MAX_ID_BYTES, MAX_SOURCE_BYTES, MAX_TYPE_BYTES, decode_json,
     decode_ndjson, decode_protobuf,
 };
+pub use document::{Document, Found, Pointer, PointerError, Pointers, read_document};
 pub use error::{DecodeError, ErrorCode, EventError};
 pub use event::{Event, EventType, Source};
 pub use field::FieldSet;

@@ -1,13 +1,10 @@
 //! `application/x-protobuf`: `telemetryx.v1.EventBatch`.
 
 use super::draft::Draft;
-use super::{DecodeLimits, malformed};
+use super::{DecodeLimits, PAYLOAD_LEVEL, malformed};
 use crate::scan::{Broken, Fault, Mistake, Scanner};
 use crate::wire::{EVENTS, MessageError, Reader, WireError, WireType, read_message};
 use crate::{DecodeError, ErrorCode, Event, EventError, EventType, FieldSet, Source, Timestamp};
-
-/// How deep a payload stands: as in JSON, the event is the first level.
-const PAYLOAD_LEVEL: usize = 1;
 
 /// Visits the events of a protobuf body, a `telemetryx.v1.EventBatch`.
 ///
