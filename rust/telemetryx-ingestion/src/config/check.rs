@@ -440,6 +440,7 @@ fn paths_to(key: &str, shape: &Shape, path: &str, found: &mut Vec<String>) {
             }
         }
         Shape::List(items) => paths_to(key, items, &format!("{path}[]"), found),
+        Shape::Map(values) => paths_to(key, values, &join(path, "<name>"), found),
         _ => {}
     }
 }

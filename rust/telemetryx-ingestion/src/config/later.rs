@@ -2,11 +2,10 @@
 //! called unknown would send its user looking for a slip of the pen. When a setting arrives, its line goes.
 
 /// Keys, as paths with `[]` for any element of a list.
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 6] = [
     "roles",
     "otlp",
     "tcp",
-    "webhooks",
     "http.tls",
     "journal.kafka",
     "journal.postgres",

@@ -7,6 +7,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `http.rs` … `dead_letters.rs` | one section each |
+//! | `webhook_presets.rs`, `webhook_rules.rs` | what is known of senders; what must hold of a webhook |
 //! | `plugins.rs` | what is chosen by name and keeps its own keys |
 //! | `values/` | sizes, durations, secrets, names |
 //! | `load.rs` | defaults, then the file, then the environment: [`Config::load`] |
@@ -41,7 +42,11 @@ mod shutdown;
 mod tree;
 mod validation;
 mod values;
+mod webhook_presets;
+mod webhook_rules;
+mod webhooks;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -66,6 +71,10 @@ pub use routes::{Attempts, BatchConfig, BreakerConfig, FilterConfig, RetryConfig
 pub use shutdown::ShutdownConfig;
 pub use validation::{OnInvalid, RequiredField, ValidationConfig};
 pub use values::{ByteSize, Duration, KeyHash, MASK, RouteName, Secret, SourceName, ValueError};
+pub use webhooks::{
+    KeyEncoding, SignatureAlgorithm, SignatureEncoding, SignatureSeparator, TimeUnit, WebhookBody,
+    WebhookConfig, WebhookPart, WebhookPreset,
+};
 
 /// Every setting of the service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -83,6 +92,13 @@ pub struct Config {
 
     /// Who may send.
     pub auth: AuthConfig,
+
+    /// Senders that sign what they send, by name: `POST /webhooks/<name>`. No API key is asked of them.
+    ///
+    /// `ring`, `github`, `stripe`, `slack` and `standard-webhooks` are known and need nothing but their keys.
+    ///
+    /// Default: `{}`.
+    pub webhooks: BTreeMap<String, WebhookConfig>,
 
     /// How much may come in at once, how fast, and what happens when routes fall behind.
     pub admission: AdmissionConfig,
@@ -129,6 +145,7 @@ impl Default for Config {
             data_dir: PathBuf::from("./data"),
             http: HttpConfig::default(),
             auth: AuthConfig::default(),
+            webhooks: BTreeMap::new(),
             admission: AdmissionConfig::default(),
             validation: ValidationConfig::default(),
             processing: ProcessingConfig::default(),

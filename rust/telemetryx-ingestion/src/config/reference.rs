@@ -24,6 +24,13 @@ fn top_level(settings: &Section, page: &mut String) {
                 }
                 _ => setting(key, &key.name, page),
             },
+            Shape::Map(values) => {
+                setting(key, &key.name, page);
+                if let Shape::Section(section) = &**values {
+                    paragraph(&section.doc, page);
+                    keys(section, &format!("{}.<name>", key.name), page);
+                }
+            }
             _ => setting(key, &key.name, page),
         }
     }

@@ -13,8 +13,8 @@ use crate::{
     sinks::{self, Sink, SinkContext},
 };
 
-/// How much of a token's file is read.
-const TOKEN_FILE_BYTES_MAX: u64 = 64 << 10;
+/// How much of a file with secrets is read.
+const SECRET_FILE_BYTES_MAX: u64 = 64 << 10;
 /// Ten years.
 const REFILL_SECONDS_MAX: f64 = 10.0 * 365.25 * 86_400.0;
 
@@ -31,10 +31,11 @@ pub(super) fn settle(config: &mut Config, damaged: &BTreeSet<String>) -> Vec<Con
         queries(config, &mut errors);
     }
     token(config, &mut errors);
+    super::webhook_rules::settle(config, &mut errors);
     errors
 }
 
-fn wrong(
+pub(super) fn wrong(
     errors: &mut Vec<ConfigError>,
     key: impl Into<String>,
     message: String,
@@ -283,13 +284,19 @@ fn token(config: &mut Config, errors: &mut Vec<ConfigError>) {
 }
 
 fn read_token(file: &Path) -> Result<Secret, String> {
-    let mut text = String::new();
-    fs::File::open(file)
-        .and_then(|file| file.take(TOKEN_FILE_BYTES_MAX).read_to_string(&mut text))
-        .map_err(|error| format!("`{}` cannot be read: {}", file.display(), plain(&error)))?;
-    text.trim()
+    read_small(file)?
+        .trim()
         .parse()
         .map_err(|error| format!("`{}` holds no token: {error}", file.display()))
+}
+
+/// The text of a file with secrets.
+pub(super) fn read_small(file: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    fs::File::open(file)
+        .and_then(|file| file.take(SECRET_FILE_BYTES_MAX).read_to_string(&mut text))
+        .map_err(|error| format!("`{}` cannot be read: {}", file.display(), plain(&error)))?;
+    Ok(text)
 }
 
 /// The system's words without its error number.

@@ -28,6 +28,9 @@ fn each_setting(schema: &Value, path: &str, visit: &mut dyn FnMut(&str, &Value, 
             if let Some(items) = schema.get("items") {
                 each_setting(items, &format!("{path}[]"), visit);
             }
+            if let Some(values) = schema.get("additionalProperties") {
+                each_setting(values, &format!("{path}.<name>"), visit);
+            }
         }
     }
 }

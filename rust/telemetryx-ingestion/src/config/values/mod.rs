@@ -23,7 +23,7 @@ pub use secret::{KeyHash, MASK, Secret};
 pub struct ValueError(pub(crate) String);
 
 impl ValueError {
-    fn new(message: impl Into<String>) -> Self {
+    pub(in crate::config) fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }
 }
