@@ -25,7 +25,10 @@ use crate::clock;
 use crate::config::OnInvalid;
 use crate::control::{Control, ControlError, Stage};
 use crate::journal::{AppendError, Durability, EncodedBatch, Journal, Position};
-use crate::observe::{DoorBooks, Metrics, OverloadLog, ProtocolMetrics, ShedTally, dead_letters};
+use crate::observe::{
+    DoorBooks, Metrics, OverloadLog, ProtocolMetrics, ShedTally, SignatureFault, WebhookCounts,
+    dead_letters,
+};
 use crate::validators::EventValidator;
 
 mod decode;
@@ -128,6 +131,8 @@ pub struct Intake {
     pub metrics: Arc<Metrics>,
     /// Log events of overload, counted.
     pub overload: OverloadLog,
+    /// Wrong signatures, by webhook.
+    pub webhooks: WebhookCounts,
 }
 
 impl Intake {
@@ -337,6 +342,13 @@ impl Intake {
     pub fn memory_spent(&self) {
         self.books.overloaded.add(1);
         self.overload.buffer_full();
+    }
+
+    /// Books a delivery to this webhook without a right signature.
+    pub fn unsigned(&self, webhook: &str, fault: SignatureFault, peer: IpAddr) {
+        self.books.unsigned.add(1);
+        self.webhooks.signature_failed(webhook, fault);
+        self.overload.signature_failed(webhook, fault, peer);
     }
 
     /// What a 202 promises.

@@ -21,7 +21,7 @@ use crate::control::{Control, ControlError};
 use crate::ingress::{Doors, ListenError};
 use crate::intake::Intake;
 use crate::journal::{BatchLimit, EmbeddedJournal, Journal};
-use crate::observe::{DoorBooks, Metrics, OverloadLog};
+use crate::observe::{DoorBooks, Metrics, OverloadLog, WebhookCounts};
 use crate::plugin::PluginError;
 use crate::processors::{self, EventProcessor};
 use crate::query::Query;
@@ -268,6 +268,7 @@ impl Service {
             books: Arc::clone(&books),
             metrics: Arc::clone(&metrics),
             overload: OverloadLog::default(),
+            webhooks: WebhookCounts::new(config.webhooks.keys().map(String::as_str)),
         });
         if intake.keys.is_open() {
             tracing::info!("no `auth.keys`: whoever reaches the service may send events");

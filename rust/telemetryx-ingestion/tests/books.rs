@@ -206,7 +206,7 @@ fn ledger_and_stats_survive_a_restart_to_the_last_event() {
     let before = assert_books_balance(&service);
     assert_eq!(
         before["door"],
-        json!({"refused": 1, "rate_limited": 0, "overloaded": 0, "shed": 0})
+        json!({"refused": 1, "rate_limited": 0, "overloaded": 0, "shed": 0, "unsigned": 0})
     );
     let stats = service.get("/stats").json();
     assert!(service.terminate().success());

@@ -373,7 +373,7 @@ fn a_backlog_is_limited_in_events_and_in_bytes_and_each_policy_does_what_it_says
             assert_eq!(ledger["accepted"], 2, "{limit} {policy}");
             assert_eq!(
                 ledger["door"],
-                json!({"refused": 0, "rate_limited": 0, "overloaded": rejected, "shed": shed})
+                json!({"refused": 0, "rate_limited": 0, "overloaded": rejected, "shed": shed, "unsigned": 0})
             );
             assert_eq!(log_line(&service, log.0)["reason"], log.1);
             let shown = service.get("/status").json();
@@ -549,7 +549,7 @@ impl Told {
     fn door(&self) -> Value {
         json!({
             "refused": self.refused, "rate_limited": self.limited,
-            "overloaded": self.overloaded, "shed": self.shed,
+            "overloaded": self.overloaded, "shed": self.shed, "unsigned": 0,
         })
     }
 
@@ -608,7 +608,7 @@ fn saved_door(service: &Service) -> Value {
         .ok()
         .and_then(|text| serde_json::from_str(&text).ok())
         .unwrap_or_default();
-    let names = ["refused", "rate_limited", "overloaded", "shed"];
+    let names = ["refused", "rate_limited", "overloaded", "shed", "unsigned"];
     names
         .map(|name| (name.to_owned(), saved[name].clone()))
         .into_iter()

@@ -13,6 +13,7 @@ use telemetryx_common::{DecodeError, json};
 use super::request_id::RequestId;
 use crate::admission::Allowance;
 use crate::intake::{Accepted, Refusal, Rejections};
+use crate::observe::SignatureFault;
 use crate::query::Receipt;
 
 /// When to come back, where nothing better is known.
@@ -122,11 +123,16 @@ pub(super) fn refused(refusal: &Refusal) -> Answer {
             .headers_mut()
             .insert(RETRY_AFTER, HeaderValue::from(whole_seconds(after).max(1)));
     }
-    if status == StatusCode::UNAUTHORIZED {
-        answer.headers_mut().insert(
-            ::http::header::WWW_AUTHENTICATE,
-            HeaderValue::from_static("Bearer"),
-        );
+    let challenge = match refusal {
+        Refusal::Unauthorized(_) => Some("Bearer"),
+        Refusal::Unsigned(_) => Some("Signature"),
+        _ => None,
+    };
+    if let Some(challenge) = challenge {
+        let challenge = HeaderValue::from_static(challenge);
+        answer
+            .headers_mut()
+            .insert(::http::header::WWW_AUTHENTICATE, challenge);
     }
     answer
 }
@@ -168,6 +174,14 @@ fn classify(refusal: &Refusal) -> (StatusCode, &str, Option<Duration>) {
         Refusal::TooSlow(_) => (StatusCode::REQUEST_TIMEOUT, "body_timeout", None),
         Refusal::Gone => (StatusCode::BAD_REQUEST, "incomplete_body", None),
         Refusal::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized", None),
+        Refusal::Unsigned(fault) => {
+            let code = match fault {
+                SignatureFault::Missing => "signature_missing",
+                SignatureFault::Wrong => "signature_wrong",
+                SignatureFault::Expired => "signature_expired",
+            };
+            (StatusCode::UNAUTHORIZED, code, None)
+        }
         Refusal::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", None),
         Refusal::NotFound(_) => (StatusCode::NOT_FOUND, "not_found", None),
         Refusal::MethodNotAllowed(_) => {

@@ -40,18 +40,20 @@ impl BodyLimits {
     }
 }
 
-/// The body, unpacked, and the memory it takes.
+/// The body, unpacked, and the memory it takes. `verify` sees it as it was sent, before anything is unpacked.
 pub(super) async fn read(
     headers: &HeaderMap,
     body: &mut Incoming,
     limits: BodyLimits,
     memory: &MemoryBudget,
+    verify: impl FnOnce(&[u8]) -> Result<(), Refusal>,
 ) -> Result<(Bytes, MemoryPermit), Refusal> {
     let encoding = Encoding::of(headers.get(CONTENT_ENCODING))?;
     let reading = collect(headers, body, limits.bytes, memory);
     let (sent, permit) = tokio::time::timeout(limits.time, reading)
         .await
         .map_err(|_| Refusal::TooSlow(limits.time))??;
+    verify(&sent)?;
     match encoding {
         None => Ok((sent, permit)),
         Some(encoding) => decompress::unpack(encoding, &sent, limits.bytes, permit),

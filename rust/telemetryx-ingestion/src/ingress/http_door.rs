@@ -51,7 +51,6 @@ pub(super) enum Keys {
     /// Whoever sends, if the config has keys.
     Asked,
     /// Nobody: the body is signed.
-    #[allow(dead_code, reason = "webhooks")]
     NotAsked,
 }
 
@@ -95,6 +94,18 @@ impl HttpDoor {
         keys: Keys,
         check: impl FnOnce(&'c HeaderMap) -> Result<T, Refusal>,
     ) -> Result<Received<'c, T>, Refusal> {
+        self.receive_signed(call, keys, check, |_, _| Ok(())).await
+    }
+
+    /// As `receive`, for a body that is signed: `verify` gets what `check` returned and the body as it was sent, before
+    /// it is unpacked.
+    pub(super) async fn receive_signed<'c, T>(
+        &self,
+        call: Call<'c>,
+        keys: Keys,
+        check: impl FnOnce(&'c HeaderMap) -> Result<T, Refusal>,
+        verify: impl FnOnce(&T, &[u8]) -> Result<(), Refusal>,
+    ) -> Result<Received<'c, T>, Refusal> {
         let (headers, allowance) = (&call.head.headers, call.allowance);
         let mut body = call.body;
         let read = async {
@@ -111,7 +122,9 @@ impl HttpDoor {
                 .admit_telling(caller, |left| allowance.tell(left))
                 .inspect_err(|refusal| tell_spent(allowance, refusal))?;
             let checked = check(headers)?;
-            let read = body::read(headers, &mut body, self.limits, &self.intake.memory).await;
+            let verify = |sent: &[u8]| verify(&checked, sent);
+            let memory = &self.intake.memory;
+            let read = body::read(headers, &mut body, self.limits, memory, verify).await;
             let (body, permit) = read.inspect_err(|refusal| {
                 if matches!(refusal, Refusal::Overloaded { .. }) {
                     self.intake.memory_spent();
@@ -165,12 +178,12 @@ impl HttpDoor {
     }
 
     /// Runs the whole of a request in its span, times and counts it.
-    pub(super) async fn counted(
+    pub(super) async fn counted<T>(
         &self,
         peer: Peer,
         request_id: &RequestId,
-        taking: impl Future<Output = Result<Accepted, Refusal>>,
-    ) -> Result<Accepted, Refusal> {
+        taking: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
         // On at `RUST_LOG=debug`: a span a request costs more than taking in a small event.
         let span = tracing::debug_span!(
             "ingest", request_id = request_id.as_str(), source_ip = %peer.address.ip(),

@@ -4,6 +4,7 @@
 //! | file | purpose |
 //! | --- | --- |
 //! | `ingest.rs` | protocol: `POST /ingest` |
+//! | `webhooks/` | protocol: `POST /webhooks/<name>` |
 //! | `protocol.rs` | what a protocol is |
 //! | `doors.rs` | binds all sockets, builds all protocols |
 //! | `listener.rs` | sockets: accept, connection limit, draining |
@@ -26,6 +27,7 @@ mod ingest;
 mod listener;
 mod protocol;
 mod request_id;
+mod webhooks;
 
 use self::http::HttpService;
 pub use doors::{Doors, ListenError};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use telemetryx_common::{DecodeError, EventError};
 
 use crate::admission::Spent;
+use crate::observe::SignatureFault;
 
 /// Most errors told in one answer: a few bytes of body can be many refused events.
 pub const ERRORS_MAX: usize = 1000;
@@ -69,6 +70,9 @@ pub enum Refusal {
     /// No key, or an unknown one.
     #[error("{0}")]
     Unauthorized(&'static str),
+    /// A delivery that is not signed by one of the keys, or not lately.
+    #[error("{}", unsigned(*.0))]
+    Unsigned(SignatureFault),
     /// A key that may not.
     #[error("{0}")]
     Forbidden(&'static str),
@@ -104,6 +108,16 @@ impl Refusal {
         Self::TooLarge {
             what: "the body",
             limit: format!("{limit} bytes (http.max_body)"),
+        }
+    }
+}
+
+fn unsigned(fault: SignatureFault) -> &'static str {
+    match fault {
+        SignatureFault::Missing => "the delivery is not signed",
+        SignatureFault::Wrong => "the signature is wrong",
+        SignatureFault::Expired => {
+            "the delivery was signed at a time too far from the service's clock"
         }
     }
 }

@@ -35,15 +35,19 @@ pub struct DoorBooks {
     pub shed: DoorCount,
     /// Whose they were.
     pub shed_by: ShedBooks,
+    /// Deliveries to webhooks without a right signature; nothing of them was kept.
+    pub unsigned: DoorCount,
 }
 
 /// The counts at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DoorTotals {
     refused: u64,
     rate_limited: u64,
     overloaded: u64,
     shed: u64,
+    unsigned: u64,
 }
 
 /// What is saved of a door's books.
@@ -68,6 +72,7 @@ impl DoorBooks {
         books.rate_limited.add(totals.rate_limited);
         books.overloaded.add(totals.overloaded);
         books.shed.add(totals.shed);
+        books.unsigned.add(totals.unsigned);
         books
     }
 
@@ -79,6 +84,7 @@ impl DoorBooks {
             rate_limited: self.rate_limited.get(),
             overloaded: self.overloaded.get(),
             shed: self.shed.get(),
+            unsigned: self.unsigned.get(),
         }
     }
 

@@ -272,6 +272,11 @@ pub fn dead_letters(route: &str, stage: &'static str, code: &str, count: u64) {
         .increment(count);
 }
 
+/// The handle of one webhook: deliveries without a right signature. The name is the config's.
+pub(super) fn webhook_signature_failures(webhook: &str, fault: &'static str) -> Counter {
+    counter!("webhook_signature_failures_total", "webhook" => webhook.to_owned(), "fault" => fault)
+}
+
 /// The handles of one processor.
 #[derive(Clone)]
 pub struct PluginMetrics {
@@ -340,6 +345,10 @@ fn describe() {
     count(
         "telemetryx_internal_errors_total",
         "Faults of the service itself, such as a panic; please report them.",
+    );
+    count(
+        "webhook_signature_failures_total",
+        "Deliveries without a right signature, by webhook and fault; nothing of them is kept.",
     );
     count(
         "ingestion_connections_refused_total",

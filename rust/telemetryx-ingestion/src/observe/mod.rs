@@ -7,12 +7,14 @@
 //! | `door.rs` | what was turned away, counted across restarts |
 //! | `overload.rs` | overload as log events, counted and not repeated |
 //! | `shed.rs` | what the overflow policy dropped, by source and type |
+//! | `webhooks.rs` | wrong signatures by webhook |
 
 mod door;
 mod logs;
 mod metrics;
 mod overload;
 mod shed;
+mod webhooks;
 
 pub use door::{DoorBooks, DoorCount, DoorSaved, DoorTotals};
 pub use logs::init as init_logs;
@@ -21,3 +23,4 @@ pub use metrics::{
 };
 pub use overload::{Counted, OverloadLog};
 pub use shed::{ShedBooks, ShedTally};
+pub use webhooks::{SignatureFault, WebhookCounts};

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use telemetryx_common::Timestamp;
 
+use super::SignatureFault;
 use crate::clock;
 
 /// At most one line of a kind in this time.
@@ -23,6 +24,7 @@ pub struct OverloadLog {
     load_shedding: Repeated,
     buffer_full: Repeated,
     letters_lost: Repeated,
+    signature_failed: Repeated,
 }
 
 impl OverloadLog {
@@ -79,6 +81,14 @@ impl OverloadLog {
                 count,
                 "memory budget spent: rejecting"
             );
+        }
+    }
+
+    /// A webhook got something without a right signature. 401.
+    pub fn signature_failed(&self, webhook: &str, fault: SignatureFault, peer: IpAddr) {
+        if let Some(count) = self.signature_failed.tick() {
+            let fault = fault.as_str();
+            tracing::warn!(webhook, fault, count, source_ip = %peer, "a delivery without a right signature");
         }
     }
 

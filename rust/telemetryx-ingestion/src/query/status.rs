@@ -28,6 +28,17 @@ pub fn status(of: &Query) -> Value {
         })
         .collect();
     let backlog = of.journal.backlog();
+    let webhooks: Map<_, _> = of
+        .intake
+        .webhooks
+        .signature_failures()
+        .map(|(name, failures)| {
+            let failures: Map<_, _> = failures
+                .map(|(fault, count)| (fault.as_str().to_owned(), count.into()))
+                .collect();
+            (name.to_owned(), json!({ "signature_failures": failures }))
+        })
+        .collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "started": of.started.1.to_string(),
@@ -39,6 +50,7 @@ pub fn status(of: &Query) -> Value {
         "overload": overload(of),
         "shed": of.door.shed_by.shown(),
         "rate_limit": rate_limit(of),
+        "webhooks": webhooks,
         "routes": routes,
     })
 }
