@@ -1,6 +1,8 @@
 //! What the end-to-end tests share: the binary, events, answers to compare, load, and the books that must balance.
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+pub(crate) mod webhooks;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
