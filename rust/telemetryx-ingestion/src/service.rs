@@ -18,7 +18,7 @@ use crate::admission::{AdminGate, KeyRing, MemoryBudget, OverflowGate, RateLimit
 use crate::clock;
 use crate::config::{Config, ConfigError, PluginConfig, RouteConfig};
 use crate::control::{Control, ControlError};
-use crate::ingress::{Doors, ListenError};
+use crate::ingress::{self, BindError, Doors};
 use crate::intake::Intake;
 use crate::journal::{BatchLimit, EmbeddedJournal, Journal};
 use crate::observe::{DoorBooks, Metrics, OverloadLog, WebhookCounts};
@@ -57,9 +57,9 @@ pub enum StartError {
     /// Dead letters and replays cannot be opened.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// An address cannot be listened on.
+    /// An address cannot be listened on, or not with these certificates.
     #[error(transparent)]
-    Listen(#[from] ListenError),
+    Bind(#[from] BindError),
     /// A plug-in refuses its settings.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Plugins(Vec<ConfigError>),
@@ -80,10 +80,12 @@ struct RoutePlugins {
     limit: BatchLimit,
 }
 
-/// Builds every plug-in of the config and says all that is wrong with them; reaches no server.
+/// Builds every plug-in of the config, reads its certificates, and says all that is wrong with them; reaches no server.
 #[must_use]
 pub fn check_plugins(config: &Config) -> Vec<ConfigError> {
-    build_plugins(config).err().unwrap_or_default()
+    let mut errors = build_plugins(config).err().unwrap_or_default();
+    errors.extend(ingress::check_certificates(config));
+    errors
 }
 
 fn build_plugins(config: &Config) -> Result<Plugins, Vec<ConfigError>> {
@@ -270,8 +272,13 @@ impl Service {
             overload: OverloadLog::default(),
             webhooks: WebhookCounts::new(config.webhooks.keys().map(String::as_str)),
         });
-        if intake.keys.is_open() {
-            tracing::info!("no `auth.keys`: whoever reaches the service may send events");
+        if config.is_open() {
+            let told = "no `auth.keys`: whoever reaches the service may send events";
+            if config.auth.allow_open {
+                tracing::warn!("{told}, also from other machines: `auth.allow_open`");
+            } else {
+                tracing::info!("{told}; it listens on this machine only");
+            }
         }
         let named = |wanted: &Option<crate::config::RouteName>| {
             routes.iter().find(|route| {
@@ -289,6 +296,7 @@ impl Service {
             store: named(&config.query.events_from).and_then(|route| route.sink().events()),
             admin: AdminGate::new(&config.admin),
             metrics: Arc::clone(&metrics),
+            certificates: doors.certificates(),
             intake: Arc::clone(&intake),
             since: control.since()?,
             started,

@@ -284,7 +284,7 @@ routes:
   - name: b
 journal:
   engine: kafka
-tcp: { port: 9000 }
+roles: [ingest]
 ";
     let errors = load("c.yaml", text, &[("TELEMETRYX_SHUTDOWN__TIMEOUT", "soon")]).unwrap_err();
     let expected = "\
@@ -293,7 +293,7 @@ c.yaml:3: http.port: is the text \"eighty\"; write a whole number from 0 to 6553
 c.yaml:4: http.max_body: `apples` is not a unit of size; write a size such as 64KiB, 5MiB, 1GB, or a plain number of bytes, from 1KiB to 1GiB
 c.yaml:5: http.header_timeout: the number 10 has no unit; write a duration with its unit, such as 200ms, 10s, 5m, 48h, 7d, from 10ms to 10m
 c.yaml:6: http.max_conections: is not a known key; did you mean `max_connections`?
-c.yaml:7: port: is not a known key; did you mean `http.port`?
+c.yaml:7: port: is not a known key; did you mean `http.port` or `tcp.port`?
 c.yaml:9: admission.overflow.policy: is the text \"explode\"; write one of reject, drop, sample
 c.yaml:9: admission.overflow.sample_rate: is the number 1.5; write a number from 0 to 1
 c.yaml:10: auth.keys[0].sha256: it is not the SHA-256 of a key; write 64 hexadecimal digits, as printed by: printf %s \"$KEY\" | sha256sum
@@ -301,7 +301,7 @@ c.yaml:12: routes[0].name: `a/b` contains '/'; write 1 to 64 of A-Z a-z 0-9 _ . 
 c.yaml:13: routes[0].sink.kind: is missing; write a text
 c.yaml:14: routes[1].sink: is missing; write a table of keys and values: Where its events go
 c.yaml:16: journal.engine: `kafka` is not in this version; write one of embedded
-c.yaml:17: tcp: is not in this version; leave it out
+c.yaml:17: roles: is not in this version; leave it out
 TELEMETRYX_SHUTDOWN__TIMEOUT: shutdown.timeout: `soon` does not start with a number; write a duration with its unit, such as 200ms, 10s, 5m, 48h, 7d, from 0s to 1h";
     assert_eq!(errors, expected);
 }

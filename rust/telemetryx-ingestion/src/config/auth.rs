@@ -16,6 +16,14 @@ pub struct AuthConfig {
     ///
     /// Default: `[]`.
     pub keys: Vec<KeyConfig>,
+
+    /// Whether everybody may send who reaches an address beyond this machine.
+    ///
+    /// Without keys and without client certificates (`http.tls.client_ca_file`) the service starts on loopback
+    /// addresses only, unless this is `true`.
+    ///
+    /// Default: `false`.
+    pub allow_open: bool,
 }
 
 /// One API key.

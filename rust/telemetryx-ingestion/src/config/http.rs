@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::tls::TlsConfig;
 use super::values::{ByteSize, Duration};
 
 /// The HTTP listener: `POST /ingest` and everything that can be asked.
@@ -13,7 +14,8 @@ use super::values::{ByteSize, Duration};
 pub struct HttpConfig {
     /// Address to listen on.
     ///
-    /// `127.0.0.1` is reachable from this machine only; `0.0.0.0` or `::` from everywhere, which wants `auth.keys`.
+    /// `127.0.0.1` is reachable from this machine only; `0.0.0.0` or `::` from everywhere, which wants
+    /// `auth.keys`, client certificates or `auth.allow_open`.
     ///
     /// Default: `127.0.0.1`.
     #[schemars(extend("format" = "ip"))]
@@ -73,6 +75,9 @@ pub struct HttpConfig {
     /// Default: `10000`. Bounds: `1` to `1000000`.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_connections: u32,
+
+    /// Certificates of this listener, and of every other that has none of its own.
+    pub tls: TlsConfig,
 }
 
 impl Default for HttpConfig {
@@ -86,6 +91,7 @@ impl Default for HttpConfig {
             header_timeout: Duration::secs(5),
             body_timeout: Duration::secs(10),
             max_connections: 10_000,
+            tls: TlsConfig::default(),
         }
     }
 }

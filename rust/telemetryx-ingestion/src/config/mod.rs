@@ -39,6 +39,8 @@ mod routes;
 mod rules;
 mod shape;
 mod shutdown;
+mod tcp;
+mod tls;
 mod tree;
 mod validation;
 mod values;
@@ -47,6 +49,7 @@ mod webhook_rules;
 mod webhooks;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -69,6 +72,8 @@ pub use query::QueryConfig;
 pub use reference::reference;
 pub use routes::{Attempts, BatchConfig, BreakerConfig, FilterConfig, RetryConfig, RouteConfig};
 pub use shutdown::ShutdownConfig;
+pub use tcp::TcpConfig;
+pub use tls::TlsConfig;
 pub use validation::{OnInvalid, RequiredField, ValidationConfig};
 pub use values::{ByteSize, Duration, KeyHash, MASK, RouteName, Secret, SourceName, ValueError};
 pub use webhooks::{
@@ -89,6 +94,9 @@ pub struct Config {
 
     /// The HTTP listener: `POST /ingest` and everything that can be asked.
     pub http: HttpConfig,
+
+    /// Framed TCP: events without HTTP around them.
+    pub tcp: TcpConfig,
 
     /// Who may send.
     pub auth: AuthConfig,
@@ -144,6 +152,7 @@ impl Default for Config {
         Self {
             data_dir: PathBuf::from("./data"),
             http: HttpConfig::default(),
+            tcp: TcpConfig::default(),
             auth: AuthConfig::default(),
             webhooks: BTreeMap::new(),
             admission: AdmissionConfig::default(),
@@ -159,5 +168,49 @@ impl Default for Config {
             dead_letters: DeadLettersConfig::default(),
             shutdown: ShutdownConfig::default(),
         }
+    }
+}
+
+impl Config {
+    /// The certificates of framed TCP, and the key that says them.
+    #[must_use]
+    pub fn tcp_tls(&self) -> (&'static str, &TlsConfig) {
+        self.tls_of("tcp.tls", &self.tcp.tls)
+    }
+
+    /// A listener's own certificates, or else those of HTTP.
+    fn tls_of<'c>(
+        &'c self,
+        key: &'static str,
+        own: &'c TlsConfig,
+    ) -> (&'static str, &'c TlsConfig) {
+        if own.is_given() {
+            (key, own)
+        } else {
+            ("http.tls", &self.http.tls)
+        }
+    }
+
+    /// Every section that names certificates.
+    #[must_use]
+    pub fn tls_sections(&self) -> Vec<(&'static str, &TlsConfig)> {
+        let all = [("http.tls", &self.http.tls), ("tcp.tls", &self.tcp.tls)];
+        all.into_iter().filter(|(_, tls)| tls.is_given()).collect()
+    }
+
+    /// The addresses that take in events, each with its key and its certificates.
+    fn doors(&self) -> Vec<(&'static str, IpAddr, &TlsConfig)> {
+        let mut doors = vec![("http.host", self.http.host, &self.http.tls)];
+        if self.tcp.port.is_some() {
+            doors.push(("tcp.host", self.tcp.host, self.tcp_tls().1));
+        }
+        doors
+    }
+
+    /// True if somebody may send without an API key or a client certificate.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let asks = |(_, _, tls): &(_, _, &TlsConfig)| tls.client_ca_file.is_some();
+        self.auth.keys.is_empty() && !self.doors().iter().all(asks)
     }
 }

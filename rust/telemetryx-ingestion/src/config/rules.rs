@@ -6,6 +6,7 @@ use super::{
     Config, STATS, STORE,
     error::ConfigError,
     routes::RouteConfig,
+    tls::TlsConfig,
     values::{RouteName, Secret},
 };
 use crate::{
@@ -25,6 +26,10 @@ pub(super) fn settle(config: &mut Config, damaged: &BTreeSet<String>) -> Vec<Con
     limits(config, &mut errors);
     if !damaged.contains("auth.keys") {
         keys(config, &mut errors);
+        openness(config, &mut errors);
+    }
+    for (key, tls) in config.tls_sections() {
+        certificates(key, tls, &mut errors);
     }
     if !damaged.contains("routes") {
         routes(config, &mut errors);
@@ -126,6 +131,35 @@ fn keys(config: &Config, errors: &mut Vec<ConfigError>) {
             );
         }
     }
+}
+
+/// Whoever may send without showing anything must be on this machine.
+fn openness(config: &Config, errors: &mut Vec<ConfigError>) {
+    if !config.auth.keys.is_empty() || config.auth.allow_open {
+        return;
+    }
+    for (key, host, tls) in config.doors() {
+        if !host.to_canonical().is_loopback() && tls.client_ca_file.is_none() {
+            let message =
+                format!("{host} is reachable from other machines, and nobody is asked for a key");
+            let hint = "set auth.keys, or http.tls with a client_ca_file, or auth.allow_open: true if everybody may \
+                        send; or listen on 127.0.0.1";
+            wrong(errors, key, message, hint);
+        }
+    }
+}
+
+/// A certificate and its key come together; client certificates need both. The files themselves are read elsewhere.
+fn certificates(key: &str, tls: &TlsConfig, errors: &mut Vec<ConfigError>) {
+    let missing = match (&tls.cert_file, &tls.key_file) {
+        (Some(_), None) => "key_file",
+        (None, Some(_)) => "cert_file",
+        (None, None) if tls.client_ca_file.is_some() => "cert_file",
+        _ => return,
+    };
+    let message = "is missing".to_owned();
+    let hint = "TLS takes cert_file and key_file";
+    wrong(errors, format!("{key}.{missing}"), message, hint);
 }
 
 fn routes(config: &Config, errors: &mut Vec<ConfigError>) {

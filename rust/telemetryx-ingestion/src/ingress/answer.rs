@@ -1,4 +1,5 @@
-//! Values and refusals as HTTP answers: the only place where an error becomes a status code.
+//! Values and refusals as answers: the only place where an error becomes a status code. Other protocols than HTTP put the
+//! same fields into their own.
 
 use std::time::Duration;
 
@@ -62,31 +63,42 @@ where
 /// 202: what was accepted, and the receipt for it.
 pub(super) fn accepted(accepted: &Accepted, identity: u128, request_id: &RequestId) -> Answer {
     let mut body = Vec::with_capacity(192);
-    body.extend_from_slice(b"{\"accepted\":");
-    json::write_number(accepted.events.into(), &mut body);
-    body.extend_from_slice(b",\"rejected\":");
-    json::write_number(accepted.rejected.count as u64, &mut body);
-    body.extend_from_slice(b",\"request_id\":");
-    json::write_str(request_id.as_str(), &mut body);
-    if let Some(position) = accepted.position {
-        body.extend_from_slice(b",\"receipt\":\"");
-        Receipt::new(position, identity).write_to(&mut body);
-        body.push(b'"');
-    }
-    if accepted.shed > 0 && accepted.position.is_some() {
-        body.extend_from_slice(b",\"shed\":");
-        json::write_number(accepted.shed.into(), &mut body);
-    }
-    body.extend_from_slice(b",\"durability\":\"");
-    body.extend_from_slice(accepted.durability.as_bytes());
-    body.push(b'"');
-    write_errors(&accepted.rejected, &mut body);
+    body.push(b'{');
+    write_accepted(accepted, identity, request_id, &mut body);
     body.push(b'}');
     bytes(StatusCode::ACCEPTED, "application/json", body)
 }
 
+/// The fields of a 202, without the braces around them.
+pub(super) fn write_accepted(
+    accepted: &Accepted,
+    identity: u128,
+    request_id: &RequestId,
+    body: &mut Vec<u8>,
+) {
+    body.extend_from_slice(b"\"accepted\":");
+    json::write_number(accepted.events.into(), body);
+    body.extend_from_slice(b",\"rejected\":");
+    json::write_number(accepted.rejected.count as u64, body);
+    body.extend_from_slice(b",\"request_id\":");
+    json::write_str(request_id.as_str(), body);
+    if let Some(position) = accepted.position {
+        body.extend_from_slice(b",\"receipt\":\"");
+        Receipt::new(position, identity).write_to(body);
+        body.push(b'"');
+    }
+    if accepted.shed > 0 && accepted.position.is_some() {
+        body.extend_from_slice(b",\"shed\":");
+        json::write_number(accepted.shed.into(), body);
+    }
+    body.extend_from_slice(b",\"durability\":\"");
+    body.extend_from_slice(accepted.durability.as_bytes());
+    body.push(b'"');
+    write_errors(&accepted.rejected, body);
+}
+
 fn write_errors(Rejections { count, errors }: &Rejections, body: &mut Vec<u8>) {
-    if errors.is_empty() {
+    if *count == 0 {
         return;
     }
     body.extend_from_slice(b",\"errors\":[");
@@ -106,22 +118,15 @@ fn write_errors(Rejections { count, errors }: &Rejections, body: &mut Vec<u8>) {
 
 /// What was refused, and why.
 pub(super) fn refused(refusal: &Refusal) -> Answer {
-    let (status, code, retry_after) = classify(refusal);
+    let class = classify(refusal);
     let mut body = Vec::with_capacity(128);
-    body.extend_from_slice(b"{\"error\":{\"code\":");
-    json::write_str(code, &mut body);
-    body.extend_from_slice(b",\"message\":");
-    json::write_str(&refusal.to_string(), &mut body);
+    body.push(b'{');
+    write_refused(refusal, &class, &mut body);
     body.push(b'}');
-    if let Refusal::AllInvalid(errors) = refusal {
-        write_errors(errors, &mut body);
-    }
-    body.push(b'}');
-    let mut answer = bytes(status, "application/json", body);
-    if let Some(after) = retry_after {
-        answer
-            .headers_mut()
-            .insert(RETRY_AFTER, HeaderValue::from(whole_seconds(after).max(1)));
+    let mut answer = bytes(class.status, "application/json", body);
+    if let Some(seconds) = class.retry_after {
+        let seconds = HeaderValue::from(seconds);
+        answer.headers_mut().insert(RETRY_AFTER, seconds);
     }
     let challenge = match refusal {
         Refusal::Unauthorized(_) => Some("Bearer"),
@@ -156,7 +161,39 @@ fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
-fn classify(refusal: &Refusal) -> (StatusCode, &str, Option<Duration>) {
+/// The fields of an error, without the braces around them.
+pub(super) fn write_refused(refusal: &Refusal, class: &Class<'_>, body: &mut Vec<u8>) {
+    body.extend_from_slice(b"\"error\":{\"code\":");
+    json::write_str(class.code, body);
+    body.extend_from_slice(b",\"message\":");
+    json::write_str(&refusal.to_string(), body);
+    body.push(b'}');
+    if let Refusal::AllInvalid(errors) = refusal {
+        write_errors(errors, body);
+    }
+}
+
+/// What a refusal is called.
+pub(super) struct Class<'r> {
+    /// Its status code.
+    pub(super) status: StatusCode,
+    /// Its name in the body.
+    pub(super) code: &'r str,
+    /// Whole seconds until the client may try again, if that helps.
+    pub(super) retry_after: Option<u64>,
+}
+
+/// How a refusal is told.
+pub(super) fn classify(refusal: &Refusal) -> Class<'_> {
+    let (status, code, after) = status_of(refusal);
+    Class {
+        status,
+        code,
+        retry_after: after.map(|after| whole_seconds(after).max(1)),
+    }
+}
+
+fn status_of(refusal: &Refusal) -> (StatusCode, &str, Option<Duration>) {
     let later = Some(RETRY_AFTER_DEFAULT);
     match refusal {
         Refusal::Undecodable(

@@ -1,5 +1,6 @@
 //! All doors: binds every socket before any data is touched, then builds every protocol and hands out listeners.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,8 +11,10 @@ use super::HttpService;
 use super::http_connection::HttpConnections;
 use super::listener::{self, Listener};
 use super::protocol::{Listen, ProtocolFactory, ServeConnection, Setup};
+use super::tls::{self, Certificates, Tls};
 use crate::config::{Config, ConfigError};
 use crate::intake::Intake;
+use crate::observe::CertificateStates;
 use crate::query::Query;
 
 /// An address cannot be listened on.
@@ -24,37 +27,60 @@ pub struct ListenError {
     key: &'static str,
 }
 
+/// Why the doors stay shut.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// An address cannot be had.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] ConfigError),
+}
+
 /// Bound sockets that nobody serves yet.
 pub struct Doors {
-    http: TcpListener,
+    http: Bound,
     http_address: SocketAddr,
-    protocols: Vec<(&'static ProtocolFactory, Vec<TcpListener>)>,
+    protocols: Vec<(&'static ProtocolFactory, Vec<Bound>)>,
+    certificates: Arc<CertificateStates>,
+}
+
+/// A bound socket and its certificates.
+struct Bound {
+    socket: TcpListener,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Doors {
     /// Binds every socket of the config. Must be called inside a runtime.
     ///
     /// # Errors
-    /// [`ListenError`] for the first that cannot be had, such as a port that is taken.
-    pub fn bind(config: &Config) -> Result<Self, ListenError> {
-        let http = bind(&Listen {
+    /// [`BindError`] for the first that cannot be had, such as a port that is taken.
+    pub fn bind(config: &Config) -> Result<Self, BindError> {
+        let mut binder = Binder::default();
+        let http = binder.bind(&Listen {
             key: "http.host, http.port",
             address: SocketAddr::new(config.http.host, config.http.port),
+            tls: ("http.tls", &config.http.tls),
+            alpn: tls::ALPN_HTTP,
         })?;
         let protocols = inventory::iter::<ProtocolFactory>.into_iter();
         let protocols = protocols.map(|protocol| {
             let sockets = (protocol.listens)(config);
-            let sockets: Result<_, _> = sockets.iter().map(bind).collect();
-            Ok((protocol, sockets?))
+            let sockets: Result<_, _> = sockets.iter().map(|wanted| binder.bind(wanted)).collect();
+            Ok::<_, BindError>((protocol, sockets?))
         });
+        let protocols = protocols.collect::<Result<_, _>>()?;
         Ok(Self {
-            http_address: http.local_addr().map_err(|error| ListenError {
+            http_address: http.socket.local_addr().map_err(|error| ListenError {
                 address: SocketAddr::new(config.http.host, config.http.port),
                 error,
                 key: "http.host, http.port",
             })?,
             http,
-            protocols: protocols.collect::<Result<_, _>>()?,
+            protocols,
+            certificates: binder.states,
         })
     }
 
@@ -62,6 +88,12 @@ impl Doors {
     #[must_use]
     pub fn http_address(&self) -> SocketAddr {
         self.http_address
+    }
+
+    /// What became of the certificates' files, kept true while the listeners run.
+    #[must_use]
+    pub fn certificates(&self) -> Arc<CertificateStates> {
+        Arc::clone(&self.certificates)
     }
 
     /// Builds every protocol on its sockets.
@@ -75,8 +107,10 @@ impl Doors {
         config: &Config,
     ) -> Result<Vec<Listener>, ConfigError> {
         let limit = Arc::new(Semaphore::new(config.http.max_connections as usize));
-        let listener = |socket, connections| Listener {
+        let listener = |Bound { socket, tls }, connections| Listener {
             socket,
+            tls,
+            handshake_timeout: config.http.header_timeout.into(),
             connections,
             limit: Arc::clone(&limit),
             metrics: Arc::clone(&intake.metrics),
@@ -88,8 +122,9 @@ impl Doors {
             endpoints.extend(built.endpoints);
             debug_assert_eq!(sockets.len(), built.connections.len(), "{}", protocol.name);
             for (socket, connections) in std::iter::zip(sockets, built.connections) {
-                if let Ok(address) = socket.local_addr() {
-                    tracing::info!(protocol = protocol.name, %address, "listening");
+                if let Ok(address) = socket.socket.local_addr() {
+                    let tls = socket.tls.is_some();
+                    tracing::info!(protocol = protocol.name, %address, tls, "listening");
                 }
                 listeners.push(listener(socket, connections));
             }
@@ -102,10 +137,31 @@ impl Doors {
     }
 }
 
-fn bind(wanted: &Listen) -> Result<TcpListener, ListenError> {
-    listener::bind(wanted.address).map_err(|error| ListenError {
-        address: wanted.address,
-        error,
-        key: wanted.key,
-    })
+/// Binds sockets; those that name the same section share its certificates.
+#[derive(Default)]
+struct Binder {
+    certificates: HashMap<&'static str, Arc<Certificates>>,
+    states: Arc<CertificateStates>,
+}
+
+impl Binder {
+    fn bind(&mut self, wanted: &Listen<'_>) -> Result<Bound, BindError> {
+        let (key, files) = wanted.tls;
+        let certificates = match self.certificates.get(key) {
+            Some(loaded) => Some(Arc::clone(loaded)),
+            None if files.is_given() => {
+                let loaded = Arc::new(Certificates::load(key, files, &self.states)?);
+                self.certificates.insert(key, Arc::clone(&loaded));
+                Some(loaded)
+            }
+            None => None,
+        };
+        let tls = certificates.map(|loaded| Arc::new(Tls::new(loaded, wanted.alpn)));
+        let socket = listener::bind(wanted.address).map_err(|error| ListenError {
+            address: wanted.address,
+            error,
+            key: wanted.key,
+        })?;
+        Ok(Bound { socket, tls })
+    }
 }

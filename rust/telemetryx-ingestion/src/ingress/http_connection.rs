@@ -1,4 +1,4 @@
-//! HTTP on one connection: tells HTTP/1.1 from h2c by the first bytes, cuts off those that send nothing, drains at the end.
+//! HTTP on one connection: tells HTTP/1.1 from HTTP/2 by what was agreed on over TLS or by the first bytes, cuts off those that send nothing, drains at the end.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
 use super::HttpService;
-use super::listener::{Peer, Stream};
 use super::protocol::ServeConnection;
+use super::stream::{Peer, Stream};
 use crate::config::HttpConfig;
 
 /// What every HTTP/2 connection starts with; no HTTP/1 method does.
@@ -23,8 +23,9 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const H2_STREAMS_MAX: u32 = 128;
 /// Bytes of headers in one request.
 const HEADERS_MAX: usize = 16 << 10;
-/// An HTTP/2 connection without a request is ended after this time, even if it gives signs of life.
-const H2_IDLE: Duration = Duration::from_secs(30);
+/// An HTTP/2 connection without a request is ended after so many times the time for a request's head, even if it gives
+/// signs of life.
+const H2_IDLE: u32 = 6;
 /// Most bytes read ahead on one connection; no budget knows of them, so they are few.
 const READ_BUFFER: usize = 32 << 10;
 /// An idle HTTP/2 connection is asked for a sign of life at least this often.
@@ -79,7 +80,7 @@ impl HttpConnections {
             tokio::select! {
                 ended = connection.as_mut() => return log_end(ended),
                 () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
-                () = activity.idle_for(H2_IDLE) => {
+                () = activity.idle_for(self.header_timeout * H2_IDLE) => {
                     connection.as_mut().graceful_shutdown();
                     tokio::time::timeout(self.header_timeout, connection).await.ok();
                     return;
@@ -158,8 +159,11 @@ impl Drop for UnderWay {
     }
 }
 
-/// Looks at the first bytes without taking them; `None` if the client went away.
+/// What was agreed on over TLS; else looks at the first bytes without taking them. `None` if the client went away.
 async fn starts_as_h2(stream: &Stream) -> Option<bool> {
+    if let Some(agreed) = stream.agreed() {
+        return Some(agreed == b"h2");
+    }
     let mut seen = [0; H2_PREFACE.len()];
     let mut pause = Duration::from_millis(1);
     loop {

@@ -7,12 +7,11 @@ use ::http::request::Parts;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
-use tracing::Instrument;
-use tracing::field::{Empty, display};
 
 use super::body::{self, BodyLimits};
-use super::listener::Peer;
+use super::counted::counted;
 use super::request_id::RequestId;
+use super::stream::Peer;
 use crate::admission::{Allowance, MemoryPermit, api_key};
 use crate::config::HttpConfig;
 use crate::intake::{
@@ -184,31 +183,8 @@ impl HttpDoor {
         request_id: &RequestId,
         taking: impl Future<Output = Result<T, Refusal>>,
     ) -> Result<T, Refusal> {
-        // On at `RUST_LOG=debug`: a span a request costs more than taking in a small event.
-        let span = tracing::debug_span!(
-            "ingest", request_id = request_id.as_str(), source_ip = %peer.address.ip(),
-            payload_size = Empty, decode_time = Empty, enqueue_time = Empty, process_time = Empty,
-        );
         let started = std::time::Instant::now();
-        let taken = async {
-            let taken = taking.await;
-            let current = tracing::Span::current();
-            current.record("process_time", display(started.elapsed().as_secs_f64()));
-            tracing::debug!(
-                outcome = if taken.is_ok() { "accepted" } else { "refused" },
-                "request"
-            );
-            taken
-        }
-        .instrument(span)
-        .await;
-        let metrics = &self.intake.metrics;
-        metrics.requests.increment(1);
-        metrics.latency.record(started.elapsed().as_secs_f64());
-        if taken.is_err() {
-            metrics.request_errors.increment(1);
-        }
-        taken
+        counted(&self.intake.metrics, started, peer, request_id, taking).await
     }
 }
 

@@ -1,19 +1,18 @@
 //! Sockets: accepts connections within their limit and drains them at the end. What is spoken on them is a protocol's affair.
 
-use std::io::{Error, IoSlice};
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use futures_util::future::OptionFuture;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::protocol::ServeConnection;
+use super::stream::{Peer, Stream};
+use super::tls::Tls;
 use crate::observe::Metrics;
 
 /// Connections that the kernel holds until they are accepted. Where that is full it drops newcomers, and they try again
@@ -23,68 +22,6 @@ const BACKLOG: u32 = 4096;
 const WRITE_STALL: Duration = Duration::from_secs(30);
 /// The pause after `accept` fails, as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// The other end of a connection.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer {
-    /// Its address.
-    pub(super) address: SocketAddr,
-}
-
-/// One connection's bytes.
-pub(super) struct Stream {
-    socket: TcpStream,
-}
-
-impl Stream {
-    /// Looks at the first bytes without taking them.
-    pub(super) async fn peek(&self, seen: &mut [u8]) -> std::io::Result<usize> {
-        self.socket.peek(seen).await
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<Result<usize, Error>> {
-        Pin::new(&mut self.socket).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<Result<usize, Error>> {
-        Pin::new(&mut self.socket).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Pin::new(&mut self.socket).poll_flush(context)
-    }
-
-    fn poll_shutdown(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<(), Error>> {
-        Pin::new(&mut self.socket).poll_shutdown(context)
-    }
-}
 
 /// Binds a listening socket.
 pub(super) fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -100,6 +37,10 @@ pub(super) fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// One listening socket and what is spoken on it.
 pub struct Listener {
     pub(super) socket: TcpListener,
+    /// Its certificates; `None`: no TLS.
+    pub(super) tls: Option<Arc<Tls>>,
+    /// How long a client may take to shake hands.
+    pub(super) handshake_timeout: Duration,
     pub(super) connections: Arc<dyn ServeConnection>,
     /// Connections that all sockets may have open together.
     pub(super) limit: Arc<Semaphore>,
@@ -110,11 +51,15 @@ impl Listener {
     /// Accepts until `stop`, then lets the connections finish what is under way. Returns when all have ended.
     pub async fn run(self, stop: CancellationToken) {
         let tracker = TaskTracker::new();
+        let following = self.tls.as_ref().map(|tls| tls.follow());
+        let following = OptionFuture::from(following);
+        let mut following = std::pin::pin!(following);
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 accepted = self.socket.accept() => accepted,
+                Some(never) = following.as_mut(), if self.tls.is_some() => match never {},
             };
             let (socket, address) = match accepted {
                 Ok(accepted) => accepted,
@@ -130,13 +75,25 @@ impl Listener {
                 continue;
             };
             let (connections, metrics) = (Arc::clone(&self.connections), Arc::clone(&self.metrics));
+            let (tls, handshake_timeout) = (self.tls.clone(), self.handshake_timeout);
             let stop = stop.clone();
             tracker.spawn(async move {
                 metrics.connections.increment(1.0);
                 prepare(&socket);
-                connections
-                    .serve(Stream { socket }, Peer { address }, stop)
-                    .await;
+                let stream = match tls {
+                    None => Some(Stream::Plain(socket)),
+                    Some(tls) => {
+                        // Boxed: the state of a handshake is large, and would stay with the connection to its end.
+                        let shaking = Box::pin(tls.accept(socket, handshake_timeout, &metrics));
+                        tokio::select! {
+                            stream = shaking => stream,
+                            () = stop.cancelled() => None,
+                        }
+                    }
+                };
+                if let Some(stream) = stream {
+                    connections.serve(stream, Peer { address }, stop).await;
+                }
                 metrics.connections.decrement(1.0);
                 drop(permit);
             });

@@ -5,19 +5,25 @@
 //! | --- | --- |
 //! | `ingest.rs` | protocol: `POST /ingest` |
 //! | `webhooks/` | protocol: `POST /webhooks/<name>` |
+//! | `tcp.rs` | protocol: framed TCP |
 //! | `protocol.rs` | what a protocol is |
 //! | `doors.rs` | binds all sockets, builds all protocols |
 //! | `listener.rs` | sockets: accept, connection limit, draining |
-//! | `http_connection.rs` | HTTP/1.1 or h2c on a connection |
+//! | `stream.rs` | a connection's bytes, encrypted or not, and its other end |
+//! | `tls.rs` | handshakes |
+//! | `tls/certificates.rs` | certificates, read again when they change |
+//! | `http_connection.rs` | HTTP/1.1 or HTTP/2 on a connection |
 //! | `http.rs` | which path is whose; everything that can be asked |
 //! | `http_door.rs` | what every protocol over HTTP does with a request |
-//! | `answer.rs` | values and refusals as HTTP answers |
+//! | `counted.rs` | what is written down of every request |
+//! | `answer.rs` | values and refusals as answers |
 //! | `body.rs` | reads a request body within its limits: bytes, time, memory |
 //! | `decompress.rs` | gzip, deflate, zstd, counting what comes out |
 //! | `request_id.rs` | taken or made |
 
 mod answer;
 mod body;
+mod counted;
 mod decompress;
 mod doors;
 mod http;
@@ -27,8 +33,12 @@ mod ingest;
 mod listener;
 mod protocol;
 mod request_id;
+mod stream;
+mod tcp;
+mod tls;
 mod webhooks;
 
 use self::http::HttpService;
-pub use doors::{Doors, ListenError};
+pub use doors::{BindError, Doors, ListenError};
 pub use listener::Listener;
+pub(crate) use tls::check as check_certificates;

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
 use super::http_door::Call;
-use super::listener::{Peer, Stream};
-use crate::config::{Config, ConfigError};
+use super::stream::{Peer, Stream};
+use crate::config::{Config, ConfigError, TlsConfig};
 use crate::intake::Intake;
 
 /// Makes one protocol from the config.
@@ -18,7 +18,7 @@ pub(super) struct ProtocolFactory {
     /// Its name, in logs.
     pub(super) name: &'static str,
     /// The sockets it wants for itself; none if it is off.
-    pub(super) listens: fn(&Config) -> Vec<Listen>,
+    pub(super) listens: fn(&Config) -> Vec<Listen<'_>>,
     /// Builds it. One element of [`Built::connections`] for each socket it asked for, in that order.
     pub(super) build: fn(&Setup<'_>) -> Result<Built, ConfigError>,
 }
@@ -26,11 +26,15 @@ pub(super) struct ProtocolFactory {
 inventory::collect!(ProtocolFactory);
 
 /// A socket that a protocol wants.
-pub(super) struct Listen {
+pub(super) struct Listen<'c> {
     /// The key of its port in the config, for errors.
     pub(super) key: &'static str,
     /// Where.
     pub(super) address: SocketAddr,
+    /// Its certificates, and the key of the section that names them; no TLS if it names none.
+    pub(super) tls: (&'static str, &'c TlsConfig),
+    /// What is offered over TLS, the best first; empty: clients know what is spoken here.
+    pub(super) alpn: &'static [&'static str],
 }
 
 /// What a protocol is built from.

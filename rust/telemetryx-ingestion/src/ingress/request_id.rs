@@ -28,6 +28,11 @@ impl RequestId {
         Self(given.cloned().unwrap_or_else(Self::fresh))
     }
 
+    /// One of ours.
+    pub(super) fn made() -> Self {
+        Self(Self::fresh())
+    }
+
     fn fresh() -> HeaderValue {
         let mut text = String::with_capacity(16);
         // Writing to a String cannot fail.

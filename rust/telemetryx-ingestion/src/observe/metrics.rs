@@ -149,6 +149,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections closed at once because there were too many.
     pub connections_refused: Counter,
+    /// Connections closed because their TLS handshake failed.
+    pub handshakes_failed: Counter,
     /// Faults of ours, such as a batch that was not settled.
     pub internal_errors: Counter,
 }
@@ -186,6 +188,7 @@ impl Metrics {
             memory: gauge!("ingestion_memory_bytes"),
             connections: gauge!("ingestion_connections"),
             connections_refused: counter!("ingestion_connections_refused_total"),
+            handshakes_failed: counter!("ingestion_tls_handshakes_failed_total"),
             internal_errors: counter!("telemetryx_internal_errors_total"),
         }
     }
@@ -353,6 +356,10 @@ fn describe() {
     count(
         "ingestion_connections_refused_total",
         "Connections closed at once: http.max_connections were open.",
+    );
+    count(
+        "ingestion_tls_handshakes_failed_total",
+        "Connections closed because their TLS handshake failed, or was not there in time.",
     );
     seconds(
         "ingestion_processing_latency_seconds",

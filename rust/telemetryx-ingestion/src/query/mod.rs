@@ -30,7 +30,7 @@ use crate::control::Control;
 use crate::counters::Counters;
 use crate::intake::Intake;
 use crate::journal::Journal;
-use crate::observe::{DoorBooks, Metrics};
+use crate::observe::{CertificateStates, DoorBooks, Metrics};
 use crate::route::RouteHandle;
 
 pub use events::{Cursor, EventPage, EventQuery, EventStore, StoreError, events};
@@ -57,6 +57,8 @@ pub struct Query {
     pub admin: AdminGate,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// What became of the certificates' files.
+    pub certificates: Arc<CertificateStates>,
     /// For the memory in use.
     pub intake: Arc<Intake>,
     /// Since when the books are kept: when the data directory was made.

@@ -51,6 +51,7 @@ pub fn status(of: &Query) -> Value {
         "shed": of.door.shed_by.shown(),
         "rate_limit": rate_limit(of),
         "webhooks": webhooks,
+        "certificates": of.certificates.to_json(),
         "routes": routes,
     })
 }
