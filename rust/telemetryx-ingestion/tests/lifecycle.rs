@@ -322,3 +322,62 @@ fn one_port_speaks_http1_and_h2c() {
     assert!(h2.is_sent_away(), "an open HTTP/2 connection is told to go");
     assert_eq!(service.wait().code(), Some(0));
 }
+
+#[test]
+fn open_service_listens_on_this_machine_only_unless_it_is_told_otherwise() {
+    let says_it_is_open = |service: &Service| {
+        let lines: Vec<_> = service
+            .log()
+            .lines()
+            .filter(|line| {
+                line.contains("no `auth.keys`: whoever reaches the service may send events")
+            })
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["level"].clone())
+            .collect();
+        lines
+    };
+    let open = start("");
+    assert_eq!(says_it_is_open(&open), ["INFO"]);
+    // A client certificate or a key is needed on every door; `tcp.host` is one.
+    let key = format!(
+        "auth: {{ keys: [ {{ name: k, sha256: \"{}\" }} ] }}",
+        "0".repeat(64)
+    );
+    let everywhere = |config: &str| {
+        service()
+            .config(config)
+            .env("TELEMETRYX_HTTP__HOST", "0.0.0.0")
+    };
+    for (host, builder) in [
+        ("0.0.0.0", everywhere("")),
+        ("::", service().env("TELEMETRYX_HTTP__HOST", "::")),
+        (
+            "::ffff:0.0.0.0",
+            service().env("TELEMETRYX_HTTP__HOST", "::ffff:0.0.0.0"),
+        ),
+        (
+            "192.0.2.1",
+            service().config("tcp: { host: 192.0.2.1, port: 0 }"),
+        ),
+    ] {
+        let StartError { status, log } = builder.try_start().unwrap_err();
+        assert_eq!(status.and_then(|status| status.code()), Some(2), "{log}");
+        let said =
+            format!("{host} is reachable from other machines, and nobody is asked for a key");
+        assert!(log.contains(&said), "{log}");
+        assert!(
+            log.contains("set auth.keys, or http.tls with a client_ca_file, or"),
+            "{log}"
+        );
+    }
+    let loopback = service()
+        .config("tcp: { host: 127.0.0.2, port: 0 }")
+        .start();
+    assert_eq!(says_it_is_open(&loopback), ["INFO"]);
+    let asking = everywhere(&key).start();
+    assert_eq!(says_it_is_open(&asking), [(); 0].map(|()| Value::Null));
+    asking.post_json("/ingest", event("a")).expect_status(401);
+    let allowed = everywhere("auth: { allow_open: true }").start();
+    assert_eq!(says_it_is_open(&allowed), ["WARN"]);
+    allowed.post_json("/ingest", event("a")).expect_status(202);
+}

@@ -1,4 +1,5 @@
-//! A blocking HTTP/2 connection without TLS ("prior knowledge"), frame by frame, so that a test can also misbehave.
+//! A blocking HTTP/2 connection, frame by frame, so that a test can also misbehave; without TLS ("prior knowledge"), or
+//! over any stream that has it.
 //!
 //! It knows just enough of RFC 9113 and 7541 for tests: headers are sent as plain literals, and of an answer's headers
 //! only the status is read.
@@ -28,10 +29,15 @@ struct Frame {
     body: Vec<u8>,
 }
 
+/// What bytes come and go by.
+pub trait ReadWrite: Read + Write + Send {}
+
+impl<S: Read + Write + Send> ReadWrite for S {}
+
 /// One HTTP/2 connection.
-#[derive(Debug)]
 pub struct H2Connection {
-    stream: TcpStream,
+    stream: Box<dyn ReadWrite>,
+    scheme: &'static str,
     authority: String,
     next: u32,
     answers: HashMap<u32, (u16, Vec<u8>, bool)>,
@@ -40,13 +46,23 @@ pub struct H2Connection {
 impl H2Connection {
     /// Connects to `host:port` and sends the preface.
     pub fn open(address: &str) -> Result<Self, Error> {
-        let mut stream = TcpStream::connect(address)?;
+        let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         stream.set_write_timeout(Some(Duration::from_secs(30)))?;
+        Self::over(Box::new(stream), "http", address)
+    }
+
+    /// Sends the preface over a stream that is connected; reading and writing time out after at most 30 s.
+    pub fn over(
+        mut stream: Box<dyn ReadWrite>,
+        scheme: &'static str,
+        address: &str,
+    ) -> Result<Self, Error> {
         stream.write_all(PREFACE)?;
         let mut this = Self {
             stream,
+            scheme,
             authority: address.to_owned(),
             next: 1,
             answers: HashMap::new(),
@@ -69,7 +85,7 @@ impl H2Connection {
         let mut block = Vec::new();
         let authority = self.authority.clone();
         literal(&mut block, ":method", method);
-        literal(&mut block, ":scheme", "http");
+        literal(&mut block, ":scheme", self.scheme);
         literal(&mut block, ":path", path);
         literal(&mut block, ":authority", &authority);
         for (name, value) in headers {
@@ -96,7 +112,7 @@ impl H2Connection {
         let mut block = Vec::new();
         let authority = self.authority.clone();
         literal(&mut block, ":method", "POST");
-        literal(&mut block, ":scheme", "http");
+        literal(&mut block, ":scheme", self.scheme);
         literal(&mut block, ":path", path);
         literal(&mut block, ":authority", &authority);
         self.send(HEADERS, END_HEADERS, stream, &block)?;
@@ -137,7 +153,8 @@ impl H2Connection {
         }
     }
 
-    fn take_frame(&mut self) -> Result<(), Error> {
+    /// Reads a frame and does with it what a client does.
+    pub fn take_frame(&mut self) -> Result<(), Error> {
         let frame = self.read_frame()?;
         let ends = frame.flags & END_STREAM != 0;
         match frame.kind {
@@ -169,7 +186,8 @@ impl H2Connection {
         Ok(())
     }
 
-    fn send(&mut self, kind: u8, flags: u8, stream: u32, body: &[u8]) -> Result<(), Error> {
+    /// Sends any frame at all.
+    pub fn send(&mut self, kind: u8, flags: u8, stream: u32, body: &[u8]) -> Result<(), Error> {
         let length = u32::try_from(body.len()).map_err(|_| ErrorKind::InvalidInput)?;
         let mut frame = length.to_be_bytes()[1..].to_vec();
         frame.extend_from_slice(&[kind, flags]);

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `service.rs` | starts, kills, ends, restarts the real binary on a port and a directory of its own |
 //! | `http.rs` | a blocking HTTP/1.1 connection: requests as a client sends them, or any bytes at all |
+//! | `frames.rs` | the same over framed TCP |
 //! | `h2.rs` | the same over HTTP/2, frame by frame |
 //! | `tmpfs.rs` | a small disk that can be filled up |
 //! | `eventually.rs` | waits for a condition in place of sleeping |
@@ -31,6 +32,7 @@
 #![allow(clippy::print_stderr, clippy::expect_used)]
 
 mod eventually;
+mod frames;
 mod h2;
 mod http;
 mod seed;
@@ -38,7 +40,8 @@ mod service;
 mod tmpfs;
 
 pub use eventually::{eventually, eventually_some};
-pub use h2::H2Connection;
+pub use frames::{FrameConnection, frame};
+pub use h2::{H2Connection, ReadWrite};
 pub use http::{Connection, Response};
 pub use seed::TestSeed;
 pub use service::{Exit, Service, ServiceBuilder, StartError, free_port};

@@ -39,6 +39,7 @@ pub struct ServiceBuilder {
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     data_dir: Option<PathBuf>,
+    speaks_tls: bool,
 }
 
 /// The service ended before it was ready, or never was.
@@ -109,6 +110,13 @@ impl ServiceBuilder {
         self
     }
 
+    /// Its HTTP port speaks TLS: whether it is ready is read from its log, and `get` and the like are not for it.
+    #[must_use]
+    pub fn speaks_tls(mut self) -> Self {
+        self.speaks_tls = true;
+        self
+    }
+
     /// Starts it and waits until it answers.
     ///
     /// # Panics
@@ -153,6 +161,7 @@ impl ServiceBuilder {
             data_dir,
             port: free_port(),
             child: None,
+            logged_before: 0,
         }
     }
 }
@@ -165,6 +174,8 @@ pub struct Service {
     data_dir: PathBuf,
     port: u16,
     child: Option<Child>,
+    /// Length of the log before the last start.
+    logged_before: usize,
 }
 
 impl Service {
@@ -176,6 +187,7 @@ impl Service {
             environment: Vec::new(),
             arguments: Vec::new(),
             data_dir: None,
+            speaks_tls: false,
         }
     }
 
@@ -394,6 +406,7 @@ impl Service {
     }
 
     fn spawn(&mut self) {
+        self.logged_before = self.log().len();
         let log = File::options()
             .create(true)
             .append(true)
@@ -433,6 +446,11 @@ impl Service {
     }
 
     fn is_ready(&self) -> Result<bool, Error> {
+        if self.builder.speaks_tls {
+            let log = self.log();
+            let new = log.get(self.logged_before..).unwrap_or_default();
+            return Ok(new.contains("\"message\":\"ready\""));
+        }
         let answer = Connection::open(&self.address())?.request("GET", "/healthz", &[], b"")?;
         Ok(answer.status == 200)
     }
