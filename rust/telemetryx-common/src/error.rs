@@ -46,6 +46,8 @@ pub enum ErrorCode {
     PayloadTooLarge,
     /// A schema version that is not accepted for this type.
     SchemaVersionNotAccepted,
+    /// A payload that is not as its schema says.
+    SchemaViolation,
     /// Its source sends more than its rate limit allows. Not final: the same event may be taken later.
     RateLimited,
     /// Refused by a plug-in, for a reason of its own.
@@ -80,6 +82,7 @@ impl ErrorCode {
             ErrorCode::NotAllowed => "not_allowed",
             ErrorCode::PayloadTooLarge => "payload_too_large",
             ErrorCode::SchemaVersionNotAccepted => "schema_version_not_accepted",
+            ErrorCode::SchemaViolation => "schema_violation",
             ErrorCode::RateLimited => "rate_limited",
             ErrorCode::Plugin => "plugin",
             ErrorCode::Empty => "empty",

@@ -21,6 +21,9 @@ pub enum PluginError {
     /// The settings are not those the plug-in takes.
     #[error("{0}")]
     Settings(String),
+    /// Several mistakes, each a line of its own.
+    #[error("{}", .0.join("; "))]
+    Several(Vec<String>),
     /// What the plug-in needs is not there, such as a file or a folder.
     #[error("{0}")]
     Unavailable(String),

@@ -94,11 +94,10 @@ fn build_plugins(config: &Config) -> Result<Plugins, Vec<ConfigError>> {
     for (place, plugin) in config.validation.plugins.iter().enumerate() {
         match validators::build(plugin) {
             Ok(validator) => validators.push(validator),
-            Err(error) => errors.push(plugin_error(
-                format!("validation.plugins[{place}]"),
-                plugin,
-                &error,
-            )),
+            Err(error) => {
+                let key = format!("validation.plugins[{place}]");
+                errors.extend(plugin_errors(&key, plugin, &error));
+            }
         }
     }
     let mut routes = Vec::new();
@@ -118,7 +117,7 @@ fn build_plugins(config: &Config) -> Result<Plugins, Vec<ConfigError>> {
         for (key, plugin) in shared.chain(own) {
             match processors::build(plugin) {
                 Ok(processor) => processors.push((plugin.name.clone(), processor)),
-                Err(error) => errors.push(plugin_error(key, plugin, &error)),
+                Err(error) => errors.extend(plugin_errors(&key, plugin, &error)),
             }
         }
         let context = SinkContext {
@@ -155,8 +154,13 @@ fn at_key(key: String, message: String) -> ConfigError {
     }
 }
 
-fn plugin_error(key: String, plugin: &PluginConfig, error: &PluginError) -> ConfigError {
-    at_key(format!("{key} ({})", plugin.name), error.to_string())
+fn plugin_errors(key: &str, plugin: &PluginConfig, error: &PluginError) -> Vec<ConfigError> {
+    let messages = match error {
+        PluginError::Several(messages) => messages.clone(),
+        one => vec![one.to_string()],
+    };
+    let at = |message| at_key(format!("{key} ({})", plugin.name), message);
+    messages.into_iter().map(at).collect()
 }
 
 /// The route's batch limits.

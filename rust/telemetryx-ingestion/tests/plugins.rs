@@ -57,6 +57,7 @@ fn every_plugin_that_was_promised_is_there() {
     let promised = [
         "Enrich",
         "EventType",
+        "JsonSchema",
         "NormalizeTimestamp",
         "PayloadSize",
         "RequiredFields",

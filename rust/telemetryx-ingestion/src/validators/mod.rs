@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | `allow_deny.rs` | no plug-in: the lists that two of them take |
 //! | `event_type.rs` | `EventType`: allow and deny lists of types |
+//! | `json_schema/` | `JsonSchema`: payloads against schemas from a folder |
 //! | `payload_size.rs` | `PayloadSize`: a limit in bytes |
 //! | `required_fields.rs` | `RequiredFields`: fields the client must give |
 //! | `schema_version.rs` | `SchemaVersion`: versions accepted for each type |
@@ -21,6 +22,7 @@ use crate::plugin::{self, PluginError};
 
 mod allow_deny;
 mod event_type;
+mod json_schema;
 mod payload_size;
 mod required_fields;
 mod schema_version;
