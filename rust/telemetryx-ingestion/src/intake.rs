@@ -103,6 +103,9 @@ pub struct Accepted {
     pub allowance: Option<Allowance>,
 }
 
+/// Bytes of large answers that may lie unread at a time; those beyond do without their errors.
+pub const ANSWERS_BYTES_MAX: usize = 16 << 20;
+
 /// What the path needs; made once by `service`.
 pub struct Intake {
     /// Where events become durable.
@@ -115,6 +118,8 @@ pub struct Intake {
     pub overflow: OverflowGate,
     /// Memory for all requests under way.
     pub memory: MemoryBudget,
+    /// Memory for the answers to them that lie unread: apart, so that those who read none stop nobody's requests.
+    pub answers: MemoryBudget,
     /// Sizes of events and batches.
     pub limits: DecodeLimits,
     /// The rules that need a clock or the config.

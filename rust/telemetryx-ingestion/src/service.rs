@@ -19,7 +19,7 @@ use crate::clock;
 use crate::config::{Config, ConfigError, PluginConfig, RouteConfig};
 use crate::control::{Control, ControlError};
 use crate::ingress::{self, BindError, Doors};
-use crate::intake::Intake;
+use crate::intake::{self, Intake};
 use crate::journal::{BatchLimit, EmbeddedJournal, Journal};
 use crate::observe::{DoorBooks, Metrics, OverloadLog, WebhookCounts};
 use crate::plugin::PluginError;
@@ -263,6 +263,7 @@ impl Service {
             rate_limiter: RateLimiter::new(&config.admission.rate_limit, config.auth.keys.len()),
             overflow: OverflowGate::new(Arc::clone(&journal), config.admission.overflow.clone()),
             memory: MemoryBudget::new(config.admission.memory_budget.as_usize()),
+            answers: MemoryBudget::new(intake::ANSWERS_BYTES_MAX),
             limits: DecodeLimits {
                 max_event_bytes: config.http.max_event.as_usize(),
                 max_events: config.http.max_batch as usize,

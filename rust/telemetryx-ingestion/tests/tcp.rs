@@ -62,7 +62,8 @@ impl Framed {
 
     fn wait_until_no_memory_is_held(&self) {
         eventually(SOON, "no memory is held", || {
-            self.get("/status").json()["memory"]["used"] == 0
+            let memory = &self.get("/status").json()["memory"];
+            memory["used"] == 0 && memory["answers"] == 0
         });
     }
 }

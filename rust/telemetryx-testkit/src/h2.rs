@@ -9,12 +9,15 @@ use std::io::{Error, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+/// How long reading and writing may take before they fail.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -37,10 +40,13 @@ impl<S: Read + Write + Send> ReadWrite for S {}
 /// One HTTP/2 connection.
 pub struct H2Connection {
     stream: Box<dyn ReadWrite>,
+    /// The same, if it is nothing but a socket.
+    socket: Option<TcpStream>,
     scheme: &'static str,
     authority: String,
     next: u32,
     answers: HashMap<u32, (u16, Vec<u8>, bool)>,
+    goaway: Option<u32>,
 }
 
 impl H2Connection {
@@ -48,9 +54,12 @@ impl H2Connection {
     pub fn open(address: &str) -> Result<Self, Error> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        stream.set_write_timeout(Some(Duration::from_secs(30)))?;
-        Self::over(Box::new(stream), "http", address)
+        stream.set_read_timeout(Some(TIMEOUT_DEFAULT))?;
+        stream.set_write_timeout(Some(TIMEOUT_DEFAULT))?;
+        let socket = stream.try_clone()?;
+        let mut this = Self::over(Box::new(stream), "http", address)?;
+        this.socket = Some(socket);
+        Ok(this)
     }
 
     /// Sends the preface over a stream that is connected; reading and writing time out after at most 30 s.
@@ -62,10 +71,12 @@ impl H2Connection {
         stream.write_all(PREFACE)?;
         let mut this = Self {
             stream,
+            socket: None,
             scheme,
             authority: address.to_owned(),
             next: 1,
             answers: HashMap::new(),
+            goaway: None,
         };
         // No dynamic header table: each answer's headers can be read alone.
         this.send(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0])?;
@@ -153,6 +164,20 @@ impl H2Connection {
         }
     }
 
+    /// The error code of the last GOAWAY that was read.
+    pub fn goaway(&self) -> Option<u32> {
+        self.goaway
+    }
+
+    /// True if there is something to read, or the end, within this time; for a connection without TLS.
+    pub fn is_answered_within(&self, time: Duration) -> Result<bool, Error> {
+        let socket = self.socket.as_ref().ok_or(ErrorKind::Unsupported)?;
+        socket.set_read_timeout(Some(time))?;
+        let seen = socket.peek(&mut [0]);
+        socket.set_read_timeout(Some(TIMEOUT_DEFAULT))?;
+        Ok(!seen.is_err_and(|error| error.kind() == ErrorKind::WouldBlock))
+    }
+
     /// Reads a frame and does with it what a client does.
     pub fn take_frame(&mut self) -> Result<(), Error> {
         let frame = self.read_frame()?;
@@ -178,6 +203,10 @@ impl H2Connection {
                     }
                 }
             }
+            GOAWAY => {
+                let code = frame.body.get(4..8).and_then(|code| code.try_into().ok());
+                self.goaway = code.map(u32::from_be_bytes);
+            }
             RST_STREAM => {
                 self.answers.entry(frame.stream).or_default().2 = true;
             }
@@ -188,12 +217,12 @@ impl H2Connection {
 
     /// Sends any frame at all.
     pub fn send(&mut self, kind: u8, flags: u8, stream: u32, body: &[u8]) -> Result<(), Error> {
-        let length = u32::try_from(body.len()).map_err(|_| ErrorKind::InvalidInput)?;
-        let mut frame = length.to_be_bytes()[1..].to_vec();
-        frame.extend_from_slice(&[kind, flags]);
-        frame.extend_from_slice(&stream.to_be_bytes());
-        frame.extend_from_slice(body);
-        self.stream.write_all(&frame)
+        self.send_raw(&h2_frame(kind, flags, stream, body))
+    }
+
+    /// Sends exactly these bytes.
+    pub fn send_raw(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.stream.write_all(bytes)
     }
 
     fn read_frame(&mut self) -> Result<Frame, Error> {
@@ -209,6 +238,20 @@ impl H2Connection {
             body,
         })
     }
+}
+
+/// A frame of HTTP/2 as it is sent.
+///
+/// # Panics
+/// If its body is over 16 MiB.
+pub fn h2_frame(kind: u8, flags: u8, stream: u32, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    assert!(length < 1 << 24, "a frame has less than 16 MiB");
+    let mut frame = length.to_be_bytes()[1..].to_vec();
+    frame.extend_from_slice(&[kind, flags]);
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(body);
+    frame
 }
 
 /// A header that is not to be remembered, with its name and value in plain text.

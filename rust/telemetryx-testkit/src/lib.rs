@@ -41,7 +41,7 @@ mod tmpfs;
 
 pub use eventually::{eventually, eventually_some};
 pub use frames::{FrameConnection, frame};
-pub use h2::{H2Connection, ReadWrite};
+pub use h2::{H2Connection, ReadWrite, h2_frame};
 pub use http::{Connection, Response};
 pub use seed::TestSeed;
 pub use service::{Exit, Service, ServiceBuilder, StartError, free_port};

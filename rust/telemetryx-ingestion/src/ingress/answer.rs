@@ -6,13 +6,15 @@ use std::time::Duration;
 use ::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use ::http::{HeaderName, HeaderValue, Response, StatusCode};
 use bytes::Bytes;
+use futures_util::FutureExt;
+use http_body::Body;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Either, Full};
 use serde_json::Value;
 use telemetryx_common::{DecodeError, json};
 
 use super::request_id::RequestId;
-use crate::admission::Allowance;
+use crate::admission::{Allowance, MemoryBudget, MemoryPermit};
 use crate::intake::{Accepted, Refusal, Rejections};
 use crate::observe::SignatureFault;
 use crate::query::Receipt;
@@ -23,6 +25,9 @@ const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 const RATE_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
 const RATE_RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
+
+/// Answers up to this size take nothing from a memory budget.
+pub(super) const SMALL: usize = 1 << 10;
 
 /// An answer's body: bytes, or a stream of them.
 pub(super) type AnswerBody = Either<Full<Bytes>, BoxBody<Bytes, std::convert::Infallible>>;
@@ -51,13 +56,67 @@ pub(super) fn value(status: StatusCode, value: &Value) -> Answer {
 /// A stream of bytes.
 pub(super) fn stream<B>(content_type: &'static str, body: B) -> Answer
 where
-    B: http_body::Body<Data = Bytes, Error = std::convert::Infallible> + Send + Sync + 'static,
+    B: Body<Data = Bytes, Error = std::convert::Infallible> + Send + Sync + 'static,
 {
     let mut answer = Response::new(Either::Right(body.boxed()));
     answer
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
+}
+
+/// A large answer waits in budgeted memory until its client has taken the last of it; `None` if there is none.
+pub(super) fn within_budget(answer: Answer, memory: &MemoryBudget) -> Option<Answer> {
+    let (head, body) = answer.into_parts();
+    let mut body = match body {
+        Either::Left(body) if body.size_hint().lower() > SMALL as u64 => body,
+        other => return Some(Answer::from_parts(head, other)),
+    };
+    // It is there as a whole.
+    let frame = body.frame().now_or_never().flatten();
+    let bytes = frame.and_then(|frame| frame.ok()?.into_data().ok())?;
+    let permit = memory.take(bytes.len())?;
+    let bytes = Bytes::from_owner(Budgeted {
+        bytes,
+        _permit: permit,
+    });
+    Some(Answer::from_parts(head, Either::Left(Full::new(bytes))))
+}
+
+/// Bytes, and the memory they take: given back when the last piece of them is gone, wherever it was passed on to.
+struct Budgeted {
+    bytes: Bytes,
+    _permit: MemoryPermit,
+}
+
+impl AsRef<[u8]> for Budgeted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// What came of a request to take in events; without its errors if there is no memory for them.
+pub(super) fn taken(
+    mut taken: Result<Accepted, Refusal>,
+    identity: u128,
+    request_id: &RequestId,
+    memory: &MemoryBudget,
+) -> Answer {
+    let tell = |taken: &Result<Accepted, Refusal>| match taken {
+        Ok(taken) => accepted(taken, identity, request_id),
+        Err(refusal) => refused(refusal),
+    };
+    within_budget(tell(&taken), memory).unwrap_or_else(|| {
+        omit_errors(&mut taken);
+        tell(&taken)
+    })
+}
+
+/// The events that were refused are counted from here on, and not told one by one.
+pub(super) fn omit_errors(taken: &mut Result<Accepted, Refusal>) {
+    if let Ok(Accepted { rejected, .. }) | Err(Refusal::AllInvalid(rejected)) = taken {
+        rejected.errors = Vec::new();
+    }
 }
 
 /// 202: what was accepted, and the receipt for it.

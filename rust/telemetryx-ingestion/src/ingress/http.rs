@@ -20,6 +20,7 @@ use super::http_door::{Call, ToldAllowance};
 use super::protocol::HttpEndpoint;
 use super::request_id::{self, RequestId};
 use super::stream::Peer;
+use crate::admission::MemoryBudget;
 use crate::config::HttpConfig;
 use crate::intake::{Intake, Refusal};
 use crate::observe::{Endpoint, EndpointMetrics};
@@ -33,6 +34,8 @@ const STREAM_PAGE_BYTES: usize = 256 << 10;
 const READERS_MAX: usize = 16;
 /// A client that takes nothing of a stream for so long has gone.
 const STREAM_STALL: Duration = Duration::from_secs(30);
+/// Bytes of large answers to all other questions that may lie unread at a time.
+const ANSWERS_BYTES_MAX: usize = 16 << 20;
 /// The largest body that an admin request needs.
 const ADMIN_BODY_MAX: usize = 16 << 10;
 
@@ -44,6 +47,8 @@ pub(super) struct HttpService {
     query: Option<Arc<Query>>,
     limits: BodyLimits,
     readers: Arc<Semaphore>,
+    /// Memory for them: apart, so that operators see something while that of requests is spent.
+    answers: MemoryBudget,
 }
 
 impl HttpService {
@@ -64,6 +69,7 @@ impl HttpService {
             query,
             limits: BodyLimits::of(config),
             readers: Arc::new(Semaphore::new(READERS_MAX)),
+            answers: MemoryBudget::new(ANSWERS_BYTES_MAX),
         }
     }
 
@@ -128,7 +134,17 @@ impl HttpService {
             Some(query) => self.ask_of(query, endpoint, request, peer).await,
             None => Err(nothing_at(request.uri().path())),
         };
-        answered.unwrap_or_else(|refusal| answer::refused(&refusal))
+        let answer = answered.unwrap_or_else(|refusal| answer::refused(&refusal));
+        // Operators have shown who they are.
+        if endpoint == Endpoint::Admin {
+            return answer;
+        }
+        answer::within_budget(answer, &self.answers).unwrap_or_else(|| {
+            answer::refused(&Refusal::Overloaded {
+                code: "too_many_answers",
+                message: "too many answers lie unread; try again",
+            })
+        })
     }
 
     async fn ask_of(

@@ -1,18 +1,23 @@
 //! HTTP on one connection: tells HTTP/1.1 from HTTP/2 by what was agreed on over TLS or by the first bytes, cuts off those that send nothing, drains at the end.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use http_body::{Body, Frame, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
 use super::HttpService;
+use super::answer::AnswerBody;
 use super::protocol::ServeConnection;
 use super::stream::{Peer, Stream};
 use crate::config::HttpConfig;
@@ -70,8 +75,8 @@ impl HttpConnections {
             let under_way = seen.begin();
             async move {
                 let answer = service.answer(request, peer).await;
-                drop(under_way);
-                Ok::<_, Infallible>(answer)
+                let activity = Arc::clone(&under_way.0);
+                Ok::<_, Infallible>(answer.map(|body| Watched { body, activity }))
             }
         });
         let io = TokioIo::new(stream);
@@ -122,11 +127,11 @@ pub(super) fn http2_builder(header_timeout: Duration) -> http2::Builder<TokioExe
     http2
 }
 
-/// Whether a connection is used: how many requests are under way, how many there were.
+/// Whether a connection is used: how many requests are under way, how many steps were made on all.
 #[derive(Default)]
 struct Activity {
     under_way: AtomicUsize,
-    begun: AtomicUsize,
+    steps: AtomicUsize,
 }
 
 /// A request under way.
@@ -135,20 +140,20 @@ struct UnderWay(Arc<Activity>);
 impl Activity {
     fn begin(self: &Arc<Self>) -> UnderWay {
         self.under_way.fetch_add(1, Ordering::Relaxed);
-        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.steps.fetch_add(1, Ordering::Relaxed);
         UnderWay(Arc::clone(self))
     }
 
-    /// Resolves when there was no request for that long, or twice as long at the most.
+    /// Resolves when no request came and nothing of an answer was taken for that long, or twice as long at the most.
     async fn idle_for(&self, time: Duration) {
-        let mut begun = usize::MAX;
+        let mut steps = usize::MAX;
         loop {
             tokio::time::sleep(time).await;
-            let now = self.begun.load(Ordering::Relaxed);
-            if now == begun && self.under_way.load(Ordering::Relaxed) == 0 {
+            let now = self.steps.load(Ordering::Relaxed);
+            if now == steps && self.under_way.load(Ordering::Relaxed) == 0 {
                 return;
             }
-            begun = now;
+            steps = now;
         }
     }
 }
@@ -156,6 +161,34 @@ impl Activity {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer's body that says when some of it is taken: a long answer that is read is no idle connection.
+struct Watched {
+    body: AnswerBody,
+    activity: Arc<Activity>,
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = <AnswerBody as Body>::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        this.activity.steps.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut this.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

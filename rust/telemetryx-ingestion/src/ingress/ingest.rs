@@ -51,13 +51,14 @@ impl Ingest {
             return answer::refused(&Refusal::MethodNotAllowed("POST"));
         }
         let (peer, request_id) = (call.peer, call.request_id);
-        match self.door.counted(peer, request_id, self.take(call)).await {
-            Ok(accepted) => {
-                let journal = &self.door.intake().journal;
-                answer::accepted(&accepted, journal.identity(), request_id)
-            }
-            Err(refusal) => answer::refused(&refusal),
-        }
+        let taken = self.door.counted(peer, request_id, self.take(call)).await;
+        let intake = self.door.intake();
+        answer::taken(
+            taken,
+            intake.journal.identity(),
+            request_id,
+            &intake.answers,
+        )
     }
 
     async fn take(&self, call: Call<'_>) -> Result<Accepted, Refusal> {

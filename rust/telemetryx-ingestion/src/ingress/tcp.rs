@@ -36,9 +36,6 @@ use crate::observe::ProtocolMetrics;
 mod connection;
 mod reader;
 
-/// Answers up to this size take nothing from the memory budget.
-const SMALL_ANSWER: usize = 1 << 10;
-
 inventory::submit! {
     ProtocolFactory {
         name: "tcp",
@@ -120,7 +117,7 @@ impl Frames {
             Frame::Key(identified) => {
                 return match identified {
                     Ok(name) => hello(name.as_deref()),
-                    Err(refusal) => self.refused(refusal, &request_id),
+                    Err(refusal) => Answered::small(refused(&refusal, &request_id)),
                 };
             }
         };
@@ -150,54 +147,30 @@ impl Frames {
             tracing::error!(request_id = request_id.as_str(), "a frame panicked");
             Err(Refusal::Internal)
         });
-        match outcome {
-            Ok(accepted) => self.accepted(accepted, &request_id),
-            Err(refusal) => self.refused(refusal, &request_id),
-        }
+        self.told(outcome, &request_id)
     }
 
-    fn accepted(&self, mut accepted: Accepted, request_id: &RequestId) -> Answered {
+    fn told(&self, mut taken: Result<Accepted, Refusal>, request_id: &RequestId) -> Answered {
         let identity = self.intake.journal.identity();
-        let write = |accepted: &Accepted| {
-            object(202, |body| {
+        let tell = |taken: &Result<Accepted, Refusal>| match taken {
+            Ok(accepted) => object(202, |body| {
                 body.push(b',');
                 answer::write_accepted(accepted, identity, request_id, body);
-            })
+            }),
+            Err(refusal) => refused(refusal, request_id),
         };
-        self.within_budget(write(&accepted)).unwrap_or_else(|| {
-            accepted.rejected.errors.clear();
-            Answered::small(write(&accepted))
-        })
-    }
-
-    fn refused(&self, mut refusal: Refusal, request_id: &RequestId) -> Answered {
-        let write = |refusal: &Refusal| {
-            let class = answer::classify(refusal);
-            object(class.status.as_u16(), |body| {
-                if let Some(seconds) = class.retry_after {
-                    body.extend_from_slice(b",\"retry_after\":");
-                    json::write_number(seconds, body);
-                }
-                body.extend_from_slice(b",\"request_id\":");
-                json::write_str(request_id.as_str(), body);
-                body.push(b',');
-                answer::write_refused(refusal, &class, body);
-            })
-        };
-        self.within_budget(write(&refusal)).unwrap_or_else(|| {
-            if let Refusal::AllInvalid(rejections) = &mut refusal {
-                rejections.errors.clear();
-            }
-            Answered::small(write(&refusal))
+        self.within_budget(tell(&taken)).unwrap_or_else(|| {
+            answer::omit_errors(&mut taken);
+            Answered::small(tell(&taken))
         })
     }
 
     /// A large answer waits for its client in budgeted memory; `None` if there is none.
     fn within_budget(&self, bytes: Vec<u8>) -> Option<Answered> {
-        if bytes.len() <= SMALL_ANSWER {
+        if bytes.len() <= answer::SMALL {
             return Some(Answered::small(bytes));
         }
-        let permit = Some(self.intake.memory.take(bytes.len())?);
+        let permit = Some(self.intake.answers.take(bytes.len())?);
         Some(Answered { bytes, permit })
     }
 }
@@ -219,6 +192,20 @@ fn hello(name: Option<&str>) -> Answered {
             json::write_str(name, body);
         }
     }))
+}
+
+fn refused(refusal: &Refusal, request_id: &RequestId) -> Vec<u8> {
+    let class = answer::classify(refusal);
+    object(class.status.as_u16(), |body| {
+        if let Some(seconds) = class.retry_after {
+            body.extend_from_slice(b",\"retry_after\":");
+            json::write_number(seconds, body);
+        }
+        body.extend_from_slice(b",\"request_id\":");
+        json::write_str(request_id.as_str(), body);
+        body.push(b',');
+        answer::write_refused(refusal, &class, body);
+    })
 }
 
 /// A whole frame: its length, and an object of `status` and what else is written.

@@ -45,7 +45,7 @@ pub fn status(of: &Query) -> Value {
         "uptime_seconds": of.started.0.elapsed().as_secs(),
         "journal": of.journal.status(),
         "backlog": { "events": backlog.events, "bytes": backlog.bytes },
-        "memory": { "used": of.intake.memory.used() },
+        "memory": { "used": of.intake.memory.used(), "answers": of.intake.answers.used() },
         "door": of.door.totals(),
         "overload": overload(of),
         "shed": of.door.shed_by.shown(),
