@@ -79,7 +79,7 @@ fn slack_gets_its_challenge_back_only_if_it_signed_it() {
         (answer.status, answer.text(), answer.header("content-type")),
         (200, "3eZbrw1aBm2rZgRNFdxV2595E9CY", Some("text/plain"))
     );
-    assert_eq!(send(challenge, &now, &seconds(-1)).status, 401);
+    assert_eq!(send(challenge, &now, "1770000000").status, 401);
     let event = r#"{"token":"t","team_id":"T1","event":{"type":"app_mention","text":"hi"},"type":"event_callback","event_id":"Ev1","event_time":1770000000}"#;
     assert_answer(&send(event, &now, &now), 202, accepted(1));
     let old = seconds(-400);
@@ -139,7 +139,7 @@ webhooks:
     algorithm: sha512
     signed: "{timestamp}\n{body}"
     timestamp_header: X-Shop-Time
-    tolerance: 10s
+    tolerance: 1m
     id: [/order/number]
     id_prefix: shop-
     time: [/at]
@@ -165,7 +165,10 @@ fn any_sender_can_be_described() {
     let order = r#"{"order":{"number":17},"at":1770000000123456,"kind":"sold","shops":["Köln"],"total":{"currency":"EUR"},"gift":true}"#;
     assert_answer(&send(order, 0), 202, accepted(1));
     assert_answer(&send(order, 0), 202, accepted(1));
-    assert_eq!(send(order, 20).json()["error"]["code"], "signature_expired");
+    assert_eq!(
+        send(order, 600).json()["error"]["code"],
+        "signature_expired"
+    );
     assert_eq!(send(r#"{"kind":"sold"}"#, 0).status, 400);
 
     let form = "a=1&b=%C3%BC \"";
