@@ -275,7 +275,7 @@ impl Service {
             books: Arc::clone(&books),
             metrics: Arc::clone(&metrics),
             overload: OverloadLog::default(),
-            webhooks: WebhookCounts::new(config.webhooks.keys().map(String::as_str)),
+            webhooks: WebhookCounts::new(&config.webhooks),
         });
         if config.is_open() {
             let told = "no `auth.keys`: whoever reaches the service may send events";

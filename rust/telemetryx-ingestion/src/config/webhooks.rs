@@ -75,14 +75,14 @@ pub struct WebhookConfig {
 
     /// What is signed: `{body}` once, and as the sender needs `{timestamp}`, `{id}` and text between them.
     ///
-    /// `{body}` is the body as it was sent, before any `Content-Encoding` is undone; `{timestamp}` and `{id}` are their
-    /// headers' text.
+    /// `{body}` is the body as it was sent, before any `Content-Encoding` is undone; `{timestamp}` and `{id}` are the text
+    /// of their headers. The text between them may be a URL, if the sender signs that as well.
     ///
     /// Default: none, or what the preset says; else `{body}`.
     #[schemars(length(min = 1, max = 256))]
     pub signed: Option<String>,
 
-    /// Header with the time of signing, in seconds since 1970.
+    /// Header with the time of signing: seconds or milliseconds since 1970, or RFC 3339.
     ///
     /// Default: none, or what the preset says.
     #[schemars(length(min = 1, max = 128))]

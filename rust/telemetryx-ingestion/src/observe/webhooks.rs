@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use metrics::Counter;
 
 use super::metrics::webhook_signature_failures;
+use crate::config::WebhookConfig;
 
 /// What is wrong with the signature of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,16 +43,18 @@ struct WebhookCount {
 }
 
 impl WebhookCounts {
-    /// Of the webhooks of these names.
-    pub fn new<'n>(names: impl Iterator<Item = &'n str>) -> Self {
-        let counts = |name: &'n str| {
+    /// Of the webhooks that are not off.
+    #[must_use]
+    pub fn new(webhooks: &BTreeMap<String, WebhookConfig>) -> Self {
+        let counts = |(name, _): (&String, &WebhookConfig)| {
             let counts = SignatureFault::ALL.map(|fault| WebhookCount {
                 failures: AtomicU64::new(0),
                 metric: webhook_signature_failures(name, fault.as_str()),
             });
-            (name.to_owned(), counts)
+            (name.clone(), counts)
         };
-        Self(names.map(counts).collect())
+        let on = webhooks.iter().filter(|(_, webhook)| !webhook.is_off());
+        Self(on.map(counts).collect())
     }
 
     /// Something came without a right signature.

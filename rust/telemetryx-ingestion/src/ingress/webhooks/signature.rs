@@ -20,8 +20,6 @@ use crate::observe::SignatureFault;
 
 /// More signatures in one header than this are not looked at; senders send one for each of their keys.
 const SIGNATURES_MAX: usize = 8;
-/// A time in seconds has 10 digits.
-const TIMESTAMP_DIGITS_MAX: usize = 12;
 const MISSING: Refusal = Refusal::Unsigned(SignatureFault::Missing);
 const WRONG: Refusal = Refusal::Unsigned(SignatureFault::Wrong);
 const EXPIRED: Refusal = Refusal::Unsigned(SignatureFault::Expired);
@@ -172,13 +170,9 @@ impl Scheme {
     }
 
     fn check_time(&self, timestamp: &str, now: Timestamp) -> Result<(), Refusal> {
-        let is_number = timestamp.bytes().all(|byte| byte.is_ascii_digit());
-        if !is_number || timestamp.len() > TIMESTAMP_DIGITS_MAX {
-            return Err(WRONG);
-        }
-        let signed_at: i64 = timestamp.parse().map_err(|_| WRONG)?;
-        let away = Duration::from_secs((now.unix_nanos() / 1_000_000_000).abs_diff(signed_at));
-        if !self.tolerance.is_zero() && away > self.tolerance {
+        let signed_at = signed_at(timestamp).ok_or(WRONG)?;
+        let away = now.unix_nanos().abs_diff(signed_at.unix_nanos());
+        if !self.tolerance.is_zero() && Duration::from_nanos(away) > self.tolerance {
             return Err(EXPIRED);
         }
         Ok(())
@@ -241,6 +235,21 @@ fn signs<'p>(
     signatures.iter().fold(Choice::from(0), |any, signature| {
         any | right.as_slice().ct_eq(signature)
     })
+}
+
+/// The time of signing: seconds or milliseconds since 1970, or RFC 3339.
+fn signed_at(timestamp: &str) -> Option<Timestamp> {
+    if !timestamp.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Timestamp::parse(timestamp).ok();
+    }
+    // Seconds have 10 digits until the year 2286, milliseconds 13 since 2001.
+    let unit = match timestamp.len() {
+        1..=11 => 1_000_000_000,
+        13..=14 => 1_000_000,
+        _ => return None,
+    };
+    let nanos = timestamp.parse::<i64>().ok()?.checked_mul(unit)?;
+    Some(Timestamp::from_unix_nanos(nanos))
 }
 
 /// The value of a header without which nothing is signed.

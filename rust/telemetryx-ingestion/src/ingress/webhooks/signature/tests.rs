@@ -160,6 +160,33 @@ fn any_v1_of_stripes_header_may_be_the_right_one_and_no_other_scheme() {
 }
 
 #[test]
+fn a_time_of_signing_is_seconds_milliseconds_or_rfc_3339() {
+    let time = |text| signed_at(text).map(|time| time.unix_nanos() / 1_000_000);
+    for right in [
+        "1700000000",
+        "1700000000000",
+        "2023-11-14T22:13:20Z",
+        "2023-11-14T23:13:20.000+01:00",
+    ] {
+        assert_eq!(time(right), Some(1_700_000_000_000), "{right}");
+    }
+    for wrong in [
+        "",
+        "-1",
+        "+1700000000",
+        "1700000000.0",
+        "170000000000",
+        "99999999999",
+        "99999999999999999999",
+        "2023-11-14",
+        "now",
+        " 1700000000",
+    ] {
+        assert_eq!(time(wrong), None, "{wrong}");
+    }
+}
+
+#[test]
 fn a_header_that_is_there_twice_is_none() {
     let ring = scheme("ring", "keys: [ring-signing-key]");
     let signature = format!("sha256={}", "0".repeat(64));
