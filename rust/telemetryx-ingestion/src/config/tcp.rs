@@ -36,7 +36,7 @@ pub struct TcpConfig {
 
     /// Time a connection may be open with nothing under way.
     ///
-    /// Default: `60s`. Bounds: `10ms` to `1d`.
+    /// Default: `1m`. Bounds: `10ms` to `1d`.
     #[schemars(extend("x-min" = "10ms", "x-max" = "1d"))]
     pub idle_timeout: Duration,
 
