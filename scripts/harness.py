@@ -18,18 +18,28 @@ REFERENCE = TARGET / "release" / "examples" / "reference"
 SCRATCH = TARGET / "bench"
 MIB, GIB = 1 << 20, 1 << 30
 
+# Listeners besides that of HTTP, by protocol, and the setting that says their port.
+LISTENERS = {"tcp": "TELEMETRYX_TCP__PORT"}
+# What `telemetryx load` speaks. Notifications of Ring go to the port of HTTP.
+PROTOCOLS = ("http", "ring", *LISTENERS)
 
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+
+def free_ports(count):
+    """All taken before the first is given back, so that they differ."""
+    with contextlib.ExitStack() as taken:
+        socks = [taken.enter_context(socket.socket()) for _ in range(count)]
+        for sock in socks:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in socks]
 
 
 class Server:
     """The service or the reference, in a fresh directory. Killed, and its directory removed, at the end of the block."""
 
     def __init__(self, kind, config="", keep=None, binary=BINARY):
-        self.kind, self.config, self.port, self.binary = kind, config, free_port(), binary
+        self.kind, self.config, self.binary = kind, config, binary
+        self.port, *others = free_ports(1 + len(LISTENERS))
+        self.listeners = dict(zip(LISTENERS, others))
         SCRATCH.mkdir(parents=True, exist_ok=True)
         self.dir = keep or SCRATCH / f"{kind}-{os.getpid()}-{time.monotonic_ns()}"
         self.process = None
@@ -49,6 +59,7 @@ class Server:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("TELEMETRYX_", "OTEL_"))}
         if self.kind == "service":
             env |= {"TELEMETRYX_DATA_DIR": str(self.dir / "data"), "TELEMETRYX_HTTP__PORT": str(self.port)}
+            env |= {LISTENERS[protocol]: str(port) for protocol, port in self.listeners.items()}
             (self.dir / "config.yaml").write_text(self.config or "{}\n")
             command = [self.binary, "--config", self.dir / "config.yaml", "serve"]
         else:
@@ -108,8 +119,9 @@ class Server:
     def disk_bytes(self):
         return sum(p.stat().st_blocks * 512 for p in self.dir.rglob("*") if p.is_file())
 
-    def load_process(self, *arguments, port=None, niceness=0):
-        """Starts the load generator, at another port than that of HTTP if one is given."""
-        url = f"http://127.0.0.1:{port or self.port}"
-        command = ["nice", "-n", str(niceness), self.binary, "load", "--url", url, "--json", *map(str, arguments)]
+    def load_process(self, *arguments, protocol="http", niceness=0):
+        """Starts the load generator."""
+        url = f"http://127.0.0.1:{self.listeners.get(protocol, self.port)}"
+        command = ["nice", "-n", str(niceness), self.binary, "load", "--url", url, "--protocol", protocol, "--json"]
+        command += map(str, arguments)
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
