@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `crash_test.rs` | options and the report for people |
 //! | `crash_test/rounds.rs` | load, kill, start again; also used by `tests/crash.rs` |
+//! | `crash_test/senders.rs` | a load for each protocol |
 //! | `crash_test/service.rs` | the service as a child process, and the questions asked of it |
 //! | `crash_test/verdict.rs` | acknowledged against stored and counted |
 //!
@@ -17,14 +18,15 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 mod rounds;
+mod senders;
 mod service;
 mod verdict;
 
 pub use self::rounds::{CrashPlan, run_rounds};
 pub use self::service::CrashTestError;
-pub use self::verdict::CrashReport;
+pub use self::verdict::{Counts, CrashReport};
 
-use super::load::thousands;
+use super::load::{Protocol, thousands};
 
 /// How the service is ended in each round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -52,7 +54,10 @@ pub struct CrashTestOptions {
     /// How to end the service.
     #[arg(long, value_enum, default_value_t = CrashSignal::Kill)]
     pub signal: CrashSignal,
-    /// Events a second to send meanwhile; 0 is as fast as answers come.
+    /// Speak only this; may be repeated [default: http, tcp and ring at once].
+    #[arg(long, value_enum)]
+    pub protocol: Vec<Protocol>,
+    /// Events a second to send meanwhile, over all protocols; 0 is as fast as answers come.
     #[arg(long, value_name = "EVENTS", default_value_t = 20_000)]
     pub rate: u64,
 }
@@ -90,12 +95,15 @@ fn run_in(
         what: "find this program".to_owned(),
         source,
     })?;
-    let plan = CrashPlan {
+    let mut plan = CrashPlan {
         rounds: options.rounds,
         signal: options.signal,
         rate: options.rate,
         ..CrashPlan::new(executable, dir.to_owned(), seed)
     };
+    if !options.protocol.is_empty() {
+        plan.protocols.clone_from(&options.protocol);
+    }
     println!(
         "seed {seed}, {} rounds in {}",
         options.rounds,
@@ -113,16 +121,15 @@ fn run_in(
 
 fn conclude(report: &CrashReport, seed: u64, dir: &std::path::Path) -> ExitCode {
     println!();
-    println!("sent          {:>12}", thousands(report.sent));
-    println!("acknowledged  {:>12}", thousands(report.acknowledged));
-    println!("recovered     {:>12}", thousands(report.recovered));
-    println!("lost          {:>12}", thousands(report.lost));
-    println!("doubled       {:>12}", thousands(report.doubled));
     println!(
-        "stored, answer lost {:>6}",
-        thousands(report.stored_unacknowledged)
+        "{:<12}{:>14}{:>14}{:>14}{:>8}{:>8}{:>20}",
+        "", "sent", "acknowledged", "recovered", "lost", "doubled", "stored, answer lost"
     );
-    println!("longest start {:>9} ms", report.start_longest.as_millis());
+    for (protocol, counts) in &report.by_protocol {
+        print_counts(&protocol.to_string(), counts);
+    }
+    print_counts("all", &report.total);
+    println!("longest start {} ms", report.start_longest.as_millis());
     for fault in &report.faults {
         println!("fault: {fault}");
     }
@@ -138,4 +145,16 @@ fn conclude(report: &CrashReport, seed: u64, dir: &std::path::Path) -> ExitCode 
     }
     println!("passed");
     ExitCode::SUCCESS
+}
+
+fn print_counts(name: &str, counts: &Counts) {
+    println!(
+        "{name:<12}{:>14}{:>14}{:>14}{:>8}{:>8}{:>20}",
+        thousands(counts.sent),
+        thousands(counts.acknowledged),
+        thousands(counts.recovered),
+        thousands(counts.lost),
+        thousands(counts.doubled),
+        thousands(counts.stored_unacknowledged)
+    );
 }

@@ -158,8 +158,8 @@ fn plan_load(options: &LoadOptions) -> Result<LoadPlan, String> {
     let (by_url, url) = Protocol::of_url(&options.url);
     let protocol = options.protocol.unwrap_or(by_url);
     let target = Target::parse(&url, protocol.path())?;
-    if protocol == Protocol::Ring && options.batch > 1 {
-        return Err("ring has no batches: one event a request".to_owned());
+    if !protocol.has_batches() && options.batch > 1 {
+        return Err(format!("{protocol} has no batches: one event a request"));
     }
     if protocol == Protocol::Ring && options.hmac_key.is_none() {
         return Err("ring is signed: it needs --hmac-key".to_owned());

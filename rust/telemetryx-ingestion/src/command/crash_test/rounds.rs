@@ -1,20 +1,14 @@
 //! The rounds: load without end, a kill at a random moment, a new start, again and again; then the verdict.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::CrashSignal;
+use super::senders::Sender;
 use super::service::{CrashTestError, ServiceUnderTest};
-use super::verdict::{Acknowledgements, CrashReport};
-use crate::command::load::engine::{Load, LoadPlan};
-use crate::command::load::http::Target;
-use crate::command::load::template::Shape;
+use super::verdict::CrashReport;
+use crate::command::load::Protocol;
 
-/// Ids are this and a number.
-const ID_PREFIX: &str = "crash";
 /// One round in this many is killed while it still starts.
 const EARLY_KILL_EVERY: u64 = 5;
 /// Such a round's kill comes within this time of the start.
@@ -35,18 +29,20 @@ pub struct CrashPlan {
     pub rounds: u32,
     /// How it is ended.
     pub signal: CrashSignal,
-    /// Events a second; 0: as fast as answers come.
+    /// What is spoken, all at once.
+    pub protocols: Vec<Protocol>,
+    /// Events a second over all protocols; 0: as fast as answers come.
     pub rate: u64,
-    /// Events a request.
+    /// Events a request, where a protocol has batches.
     pub batch: usize,
-    /// Connections that send.
+    /// Connections that send, over all protocols.
     pub connections: usize,
     /// Longest time from ready to the end of a round.
     pub round_max: Duration,
 }
 
 impl CrashPlan {
-    /// 20 rounds of SIGKILL.
+    /// 20 rounds of SIGKILL under load of several protocols.
     pub fn new(executable: PathBuf, dir: PathBuf, seed: u64) -> Self {
         Self {
             executable,
@@ -54,6 +50,7 @@ impl CrashPlan {
             seed,
             rounds: 20,
             signal: CrashSignal::Kill,
+            protocols: vec![Protocol::Http, Protocol::Tcp, Protocol::Ring],
             rate: 20_000,
             batch: 10,
             connections: 16,
@@ -68,22 +65,16 @@ pub async fn run_rounds(
     mut say: impl FnMut(&str),
 ) -> Result<CrashReport, CrashTestError> {
     let mut service = ServiceUnderTest::new(plan.executable.clone(), plan.dir.clone())?;
-    let shape = shape(plan);
-    let acknowledged = Arc::new(Mutex::new(Acknowledgements::default()));
     let mut report = CrashReport::default();
     let mut random = Random(plan.seed);
 
     service.start()?;
     report.started(service.wait_until_ready().await?);
-    let load = Load::start(load_plan(
-        plan,
-        service.address(),
-        shape.clone(),
-        Arc::clone(&acknowledged),
-    ));
+    let start = |protocol: &Protocol| Sender::start(plan, *protocol, &service);
+    let senders: Vec<_> = plan.protocols.iter().map(start).collect();
     for round in 1..=plan.rounds {
         let ended = end_round(plan, &mut service, &mut random, &mut report).await?;
-        let count = acknowledged.lock().count();
+        let count: u64 = senders.iter().map(Sender::acknowledged).sum();
         say(&format!(
             "round {round:>3}: {ended}, {count} events acknowledged so far"
         ));
@@ -102,12 +93,11 @@ pub async fn run_rounds(
         report.started(service.wait_until_ready().await?);
         check_books(&service, &format!("after round {round}"), &mut report).await?;
     }
-    report.sent = load.stop().await.sent;
+    let sent = futures_util::future::join_all(senders.into_iter().map(Sender::stop)).await;
     say("waiting until every route has delivered everything");
     drain(&mut service).await?;
     check_books(&service, "at the end", &mut report).await?;
-    let acknowledged = std::mem::take(&mut *acknowledged.lock());
-    report.judge(&service, &acknowledged, &shape).await?;
+    report.judge(&service, &sent).await?;
     service.terminate().await?;
     Ok(report)
 }
@@ -193,33 +183,6 @@ async fn drain(service: &mut ServiceUnderTest) -> Result<(), CrashTestError> {
             });
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-fn shape(plan: &CrashPlan) -> Shape {
-    Shape {
-        batch: plan.batch,
-        id_prefix: Some(ID_PREFIX.to_owned()),
-        ..Shape::default()
-    }
-}
-
-fn load_plan(
-    plan: &CrashPlan,
-    address: String,
-    shape: Shape,
-    acknowledged: Arc<Mutex<Acknowledgements>>,
-) -> LoadPlan {
-    let target = Target {
-        address,
-        path: "/ingest".to_owned(),
-    };
-    LoadPlan {
-        rate: plan.rate,
-        connections: plan.connections,
-        keep_going: true,
-        on_acknowledged: Some(Arc::new(move |request| acknowledged.lock().add(request))),
-        ..LoadPlan::new(target, shape)
     }
 }
 

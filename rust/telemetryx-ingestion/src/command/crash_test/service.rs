@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use tokio::process::{Child, Command};
 
-use crate::command::load::http::{Connection, HttpError};
+use crate::command::load::Protocol;
+use crate::command::load::http::{Connection, HttpError, Target};
 
 /// A start that takes longer than this has failed.
 const READY_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -18,6 +19,8 @@ const END_WAIT_MAX: Duration = Duration::from_secs(45);
 const POLL_PAUSE: Duration = Duration::from_millis(5);
 /// How much of the service's log an error shows.
 const LOG_TAIL_BYTES: usize = 2000;
+/// Signs notifications of Ring.
+pub(super) const RING_KEY: &str = "crash-test";
 /// Events asked for at once.
 const PAGE_EVENTS: usize = 1000;
 
@@ -56,6 +59,9 @@ pub(super) struct ServiceUnderTest {
     executable: PathBuf,
     dir: PathBuf,
     port: u16,
+    tcp_port: u16,
+    otlp_http_port: u16,
+    otlp_grpc_port: u16,
     child: Option<Child>,
 }
 
@@ -85,9 +91,11 @@ struct EventPage {
     next_cursor: Option<String>,
 }
 
+/// One element of `/events`.
 #[derive(serde::Deserialize)]
-struct StoredEvent {
-    id: String,
+pub(super) struct StoredEvent {
+    pub(super) id: String,
+    pub(super) payload: Box<serde_json::value::RawValue>,
 }
 
 impl ServiceUnderTest {
@@ -98,19 +106,43 @@ impl ServiceUnderTest {
         let dir = dir
             .canonicalize()
             .map_err(prepare(format!("find {}", dir.display())))?;
-        // Taken and given back: free a moment ago, and the same port over all starts, as in real life.
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let port = port.map_err(prepare("find a free port".to_owned()))?.port();
-        Ok(Self {
+        let ports = free_ports().map_err(prepare("find free ports".to_owned()))?;
+        let [port, tcp_port, otlp_http_port, otlp_grpc_port] = ports;
+        let service = Self {
             executable,
             dir,
             port,
+            tcp_port,
+            otlp_http_port,
+            otlp_grpc_port,
             child: None,
-        })
+        };
+        std::fs::write(service.config_path(), service.config())
+            .map_err(prepare("write the service's config".to_owned()))?;
+        Ok(service)
     }
 
-    pub(super) fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+    /// Where a protocol is spoken.
+    pub(super) fn target(&self, protocol: Protocol) -> Target {
+        let port = match protocol {
+            Protocol::Http | Protocol::Ring => self.port,
+            Protocol::Tcp => self.tcp_port,
+            Protocol::OtlpHttp => self.otlp_http_port,
+            Protocol::OtlpGrpc => self.otlp_grpc_port,
+        };
+        Target {
+            address: format!("127.0.0.1:{port}"),
+            path: protocol.path().to_owned(),
+        }
+    }
+
+    fn config(&self) -> String {
+        let Self { port, tcp_port, .. } = self;
+        format!(
+            "http: {{ host: 127.0.0.1, port: {port} }}\n\
+             tcp: {{ port: {tcp_port} }}\n\
+             webhooks: {{ ring: {{ keys: [{RING_KEY}] }} }}\n"
+        )
     }
 
     pub(super) fn start(&mut self) -> Result<(), CrashTestError> {
@@ -134,11 +166,11 @@ impl ServiceUnderTest {
             }
         }
         let child = command
+            .arg("--config")
+            .arg(self.config_path())
             .arg("serve")
             .current_dir(&self.dir)
             .env("TELEMETRYX_DATA_DIR", self.dir.join("data"))
-            .env("TELEMETRYX_HTTP__HOST", "127.0.0.1")
-            .env("TELEMETRYX_HTTP__PORT", self.port.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -243,10 +275,10 @@ impl ServiceUnderTest {
         Ok(lines.map(str::to_owned).collect())
     }
 
-    /// The ids of all stored events, page by page, each handed to `seen`.
-    pub(super) async fn stored_ids(
+    /// All stored events, page by page, each handed to `seen`.
+    pub(super) async fn stored_events(
         &self,
-        mut seen: impl FnMut(&str),
+        mut seen: impl FnMut(&StoredEvent),
     ) -> Result<(), CrashTestError> {
         let mut cursor = None::<String>;
         loop {
@@ -255,7 +287,7 @@ impl ServiceUnderTest {
                 None => format!("/events?limit={PAGE_EVENTS}"),
             };
             let page: EventPage = self.ask(&path).await?;
-            page.events.iter().for_each(|event| seen(&event.id));
+            page.events.iter().for_each(&mut seen);
             match page.next_cursor {
                 Some(next) if !page.events.is_empty() && Some(&next) != cursor.as_ref() => {
                     cursor = Some(next)
@@ -284,9 +316,13 @@ impl ServiceUnderTest {
     }
 
     async fn get(&self, path: &str) -> Result<(u16, Vec<u8>), HttpError> {
-        let address = self.address();
+        let address = format!("127.0.0.1:{}", self.port);
         let mut connection = Connection::open(&address).await?;
         connection.get(&address, path, "application/json").await
+    }
+
+    fn config_path(&self) -> PathBuf {
+        self.dir.join("config.yaml")
     }
 
     fn log_path(&self) -> PathBuf {
@@ -299,6 +335,17 @@ impl ServiceUnderTest {
             log_tail: tail(&self.log_path()),
         }
     }
+}
+
+/// Taken together and given back: free a moment ago, and the same ports over all starts, as in real life.
+fn free_ports<const COUNT: usize>() -> std::io::Result<[u16; COUNT]> {
+    let bind = |_| TcpListener::bind("127.0.0.1:0");
+    let taken: Vec<_> = (0..COUNT).map(bind).collect::<Result<_, _>>()?;
+    let mut ports = [0; COUNT];
+    for (port, listener) in ports.iter_mut().zip(&taken) {
+        *port = listener.local_addr()?.port();
+    }
+    Ok(ports)
 }
 
 fn unanswered(path: &str, error: &HttpError) -> CrashTestError {

@@ -52,7 +52,7 @@ impl Protocol {
     }
 
     /// Where it goes if the user names no path.
-    pub(super) fn path(self) -> &'static str {
+    pub(crate) fn path(self) -> &'static str {
         match self {
             Self::Http => "/ingest",
             Self::Tcp => "/",
@@ -70,7 +70,31 @@ impl Protocol {
         }
     }
 
+    /// Whether a request can have several events.
+    pub(crate) fn has_batches(self) -> bool {
+        self != Self::Ring
+    }
+
+    /// Whether the client says what the id of an event is. Records of OTLP have none: what stands for it here is in the
+    /// record.
+    pub(crate) fn carries_ids(self) -> bool {
+        !self.is_otlp()
+    }
+
     pub(super) fn is_otlp(self) -> bool {
         matches!(self, Self::OtlpHttp | Self::OtlpGrpc)
+    }
+}
+
+impl std::fmt::Display for Protocol {
+    /// As the command line has it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+            Self::OtlpHttp => "otlp-http",
+            Self::OtlpGrpc => "otlp-grpc",
+            Self::Ring => "ring",
+        })
     }
 }

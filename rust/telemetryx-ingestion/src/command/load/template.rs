@@ -85,6 +85,13 @@ impl Shape {
             .ok()
     }
 
+    /// The number in the first such id that stands in quotes in this text.
+    pub(crate) fn number_within(&self, text: &str) -> Option<u64> {
+        let start = format!("\"{}-", self.id_prefix.as_deref()?);
+        let (_, rest) = text.split_once(&start)?;
+        rest.get(..ID_DIGITS)?.parse().ok()
+    }
+
     pub(super) fn payload(&self) -> Vec<u8> {
         let length = self.payload_bytes.unwrap_or_else(|| {
             let mut bare = Vec::new();
@@ -493,5 +500,11 @@ mod tests {
         let shape = shape(BodyFormat::Json, 1, Some("run-7"));
         assert_eq!(shape.number(&shape.id(123).unwrap()), Some(123));
         assert_eq!(shape.number("other-000000000123"), None);
+        let text = r#"{"key":"id","value":{"stringValue":"run-7-000000000123"}}"#;
+        assert_eq!(shape.number_within(text), Some(123));
+        assert_eq!(
+            shape.number_within(r#"{"value":"run-77-000000000123"}"#),
+            None
+        );
     }
 }
