@@ -36,7 +36,7 @@ mod request_id;
 mod stream;
 mod tcp;
 mod tls;
-mod webhooks;
+pub mod webhooks;
 
 use self::http::HttpService;
 pub use doors::{BindError, Doors, ListenError};

@@ -17,7 +17,7 @@ use crate::config::{TimeUnit, WebhookBody, WebhookConfig, WebhookPart};
 use crate::intake::{Decode, Raw, Refusal, Visit};
 
 /// What the deliveries of one webhook become.
-pub(super) struct Mapping {
+pub struct Mapping {
     webhook: String,
     id_header: Option<HeaderName>,
     type_header: Option<HeaderName>,
@@ -37,7 +37,7 @@ pub(super) struct Mapping {
 }
 
 /// One delivery: what its headers say, and how its body is read.
-pub(super) struct Delivery<'d> {
+pub struct Delivery<'d> {
     mapping: &'d Mapping,
     id: Option<&'d str>,
     event_type: Option<&'d str>,
@@ -45,10 +45,10 @@ pub(super) struct Delivery<'d> {
 
 impl Mapping {
     /// The mapping of a config that was settled.
-    pub(super) fn new(
-        webhook: &str,
-        config: &WebhookConfig,
-    ) -> Result<Self, (&'static str, String)> {
+    ///
+    /// # Errors
+    /// A key of the config, and what is wrong with it.
+    pub fn new(webhook: &str, config: &WebhookConfig) -> Result<Self, (&'static str, String)> {
         let header = |key: &'static str, name: &Option<String>| match name {
             None => Ok(None),
             Some(name) => HeaderName::from_bytes(name.as_bytes())
@@ -119,7 +119,7 @@ impl<'d> Delivery<'d> {
     ///
     /// # Errors
     /// [`Refusal::BadRequest`]: a header is there and cannot be read, or twice.
-    pub(super) fn new(mapping: &'d Mapping, headers: &'d HeaderMap) -> Result<Self, Refusal> {
+    pub fn new(mapping: &'d Mapping, headers: &'d HeaderMap) -> Result<Self, Refusal> {
         let read = |name: &Option<HeaderName>| {
             let Some(name) = name.as_ref().filter(|name| headers.contains_key(*name)) else {
                 return Ok(None);

@@ -23,11 +23,12 @@ use super::protocol::{Built, HttpEndpoint, ProtocolFactory, Setup};
 use crate::clock;
 use crate::config::{ConfigError, WebhookConfig};
 use crate::intake::{Accepted, Refusal};
-use mapping::{Delivery, Mapping};
-use signature::Scheme;
 
 mod mapping;
 mod signature;
+
+pub use mapping::{Delivery, Mapping};
+pub use signature::{Claim, Scheme};
 
 /// Before the name in the path.
 const PATH: &str = "/webhooks/";

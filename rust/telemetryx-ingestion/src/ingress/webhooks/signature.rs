@@ -25,7 +25,7 @@ const WRONG: Refusal = Refusal::Unsigned(SignatureFault::Wrong);
 const EXPIRED: Refusal = Refusal::Unsigned(SignatureFault::Expired);
 
 /// How one sender signs.
-pub(super) struct Scheme {
+pub struct Scheme {
     header: HeaderName,
     prefix: String,
     separator: Option<char>,
@@ -64,7 +64,7 @@ enum TimeIn {
 
 /// What the headers of one delivery claim.
 #[derive(Debug)]
-pub(super) struct Claim<'h> {
+pub struct Claim<'h> {
     signatures: Vec<Vec<u8>>,
     timestamp: &'h str,
     id: &'h str,
@@ -72,7 +72,10 @@ pub(super) struct Claim<'h> {
 
 impl Scheme {
     /// The scheme of a config that was settled.
-    pub(super) fn new(config: &WebhookConfig) -> Result<Self, (&'static str, String)> {
+    ///
+    /// # Errors
+    /// A key of the config, and what is wrong with it.
+    pub fn new(config: &WebhookConfig) -> Result<Self, (&'static str, String)> {
         let header = |key: &'static str, name: &Option<String>| match name {
             None => Ok(None),
             Some(name) => HeaderName::from_bytes(name.as_bytes())
@@ -111,11 +114,7 @@ impl Scheme {
     ///
     /// # Errors
     /// [`Refusal::Unsigned`]: no body could be right with them.
-    pub(super) fn claim<'h>(
-        &self,
-        headers: &'h HeaderMap,
-        now: Timestamp,
-    ) -> Result<Claim<'h>, Refusal> {
+    pub fn claim<'h>(&self, headers: &'h HeaderMap, now: Timestamp) -> Result<Claim<'h>, Refusal> {
         let header = claimed(headers, &self.header)?;
         let timestamp = match &self.time {
             None => "",
@@ -151,7 +150,7 @@ impl Scheme {
     ///
     /// # Errors
     /// [`Refusal::Unsigned`].
-    pub(super) fn verify(&self, claim: &Claim<'_>, sent: &[u8]) -> Result<(), Refusal> {
+    pub fn verify(&self, claim: &Claim<'_>, sent: &[u8]) -> Result<(), Refusal> {
         let mut right = Choice::from(0);
         for key in &self.keys {
             let pieces = self.signed.iter().map(|piece| match piece {
