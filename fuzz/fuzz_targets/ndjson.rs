@@ -6,10 +6,10 @@ use telemetryx_common::{DecodeLimits, decode_ndjson};
 
 fuzz_target!(|body: &[u8]| {
     let mut visited = 0;
-    let decoded = decode_ndjson(body, &DecodeLimits::default(), |_, event| {
-        if let Err(rejected) = event {
-            assert_eq!(rejected.error.index, visited);
-            assert!(!rejected.raw.contains(&b'\n'));
+    let decoded = decode_ndjson(body, &DecodeLimits::default(), |raw, event| {
+        if let Err(error) = event {
+            assert_eq!(error.index, visited);
+            assert!(!raw.contains(&b'\n'));
         }
         visited += 1;
     });
