@@ -1,5 +1,6 @@
 //! Ids for events that came without one. Never called for an event that has its own.
 
+use sha1::{Digest, Sha1};
 use uuid::{NoContext, Uuid};
 
 use crate::Timestamp;
@@ -38,9 +39,9 @@ impl EventIds {
     /// Another body under the same key gets other ids: it is no retry, and its events must not be taken for stored ones.
     #[must_use]
     pub fn from_idempotency_key(key: &str, body: &[u8]) -> Self {
-        let content = Uuid::new_v5(&IDEMPOTENCY_NAMESPACE, body);
+        let content = uuid_v5(&IDEMPOTENCY_NAMESPACE, body);
         EventIds {
-            first: Uuid::new_v5(&content, key.as_bytes()).as_u128(),
+            first: uuid_v5(&content, key.as_bytes()).as_u128(),
         }
     }
 
@@ -50,6 +51,19 @@ impl EventIds {
         let id = Uuid::from_u128(self.first & !TAIL | tail);
         id.hyphenated().encode_lower(buffer)
     }
+}
+
+/// As `Uuid::new_v5`, with the processor's own instructions for SHA-1 where it has them: a body can be long.
+fn uuid_v5(namespace: &Uuid, name: &[u8]) -> Uuid {
+    let digest = Sha1::new()
+        .chain_update(namespace.as_bytes())
+        .chain_update(name)
+        .finalize();
+    let mut bytes = [0; 16];
+    for (byte, from) in bytes.iter_mut().zip(digest) {
+        *byte = from;
+    }
+    uuid::Builder::from_sha1_bytes(bytes).into_uuid()
 }
 
 #[cfg(test)]
