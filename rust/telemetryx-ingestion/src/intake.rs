@@ -387,22 +387,28 @@ impl Intake {
         let limiter = self.rate_limiter.as_ref();
         let limiter = limiter.filter(|limiter| limiter.is_per_event() && !admission.is_again);
         let mut index = 0;
+        let mut room = decoded.encoded.capacity();
         decoder.decode(body, &self.limits, &mut |raw, event| {
             let place = index;
             index += 1;
+            if decoded.memory_spent {
+                return;
+            }
             let (error, event) = match event {
                 Ok(mut event) => {
                     event.received_at = now;
                     match self.validate(&event, place, now, identity) {
                         Ok(()) => match decoded.over_limit.take(limiter, &event, place) {
                             Ok(()) => {
-                                return decoded.take(
-                                    event,
-                                    place,
-                                    &ids,
-                                    admission.share,
-                                    &self.overflow,
-                                );
+                                let share = admission.share;
+                                decoded.take(event, place, &ids, share, &self.overflow);
+                                // A few bytes of body can be much once encoded, where events share some of them.
+                                let taken = decoded.encoded.capacity();
+                                if taken > room {
+                                    decoded.memory_spent |= !permit.grow(taken - room);
+                                    room = taken;
+                                }
+                                return;
                             }
                             // It is not wrong, only too early: it is no dead letter.
                             Err(error) => {

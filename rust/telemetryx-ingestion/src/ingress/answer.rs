@@ -8,7 +8,7 @@ use ::http::{HeaderName, HeaderValue, Response, StatusCode};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http_body::Body;
-use http_body_util::combinators::BoxBody;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either, Full};
 use serde_json::Value;
 use telemetryx_common::{DecodeError, json};
@@ -30,7 +30,7 @@ const RATE_RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 pub(super) const SMALL: usize = 1 << 10;
 
 /// An answer's body: bytes, or a stream of them.
-pub(super) type AnswerBody = Either<Full<Bytes>, BoxBody<Bytes, std::convert::Infallible>>;
+pub(super) type AnswerBody = Either<Full<Bytes>, UnsyncBoxBody<Bytes, std::convert::Infallible>>;
 /// An answer.
 pub(super) type Answer = Response<AnswerBody>;
 
@@ -56,9 +56,9 @@ pub(super) fn value(status: StatusCode, value: &Value) -> Answer {
 /// A stream of bytes.
 pub(super) fn stream<B>(content_type: &'static str, body: B) -> Answer
 where
-    B: Body<Data = Bytes, Error = std::convert::Infallible> + Send + Sync + 'static,
+    B: Body<Data = Bytes, Error = std::convert::Infallible> + Send + 'static,
 {
-    let mut answer = Response::new(Either::Right(body.boxed()));
+    let mut answer = Response::new(Either::Right(body.boxed_unsync()));
     answer
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -182,7 +182,21 @@ pub(super) fn refused(refusal: &Refusal) -> Answer {
     body.push(b'{');
     write_refused(refusal, &class, &mut body);
     body.push(b'}');
-    let mut answer = bytes(class.status, "application/json", body);
+    with_class(refusal, &class, "application/json", body)
+}
+
+/// The same, in the words of another protocol.
+pub(super) fn refused_with(refusal: &Refusal, content_type: &'static str, body: Vec<u8>) -> Answer {
+    with_class(refusal, &classify(refusal), content_type, body)
+}
+
+fn with_class(
+    refusal: &Refusal,
+    class: &Class<'_>,
+    content_type: &'static str,
+    body: Vec<u8>,
+) -> Answer {
+    let mut answer = bytes(class.status, content_type, body);
     if let Some(seconds) = class.retry_after {
         let seconds = HeaderValue::from(seconds);
         answer.headers_mut().insert(RETRY_AFTER, seconds);

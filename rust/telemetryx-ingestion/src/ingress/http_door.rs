@@ -81,6 +81,12 @@ impl HttpDoor {
         }
     }
 
+    /// The same, for bodies with so many more bytes around what `http.max_body` limits.
+    pub(super) fn with_room_for(mut self, bytes: usize) -> Self {
+        self.limits.bytes += bytes;
+        self
+    }
+
     /// Where the events go.
     pub(super) fn intake(&self) -> &Intake {
         &self.intake
@@ -124,11 +130,7 @@ impl HttpDoor {
             let verify = |sent: &[u8]| verify(&checked, sent);
             let memory = &self.intake.memory;
             let read = body::read(headers, &mut body, self.limits, memory, verify).await;
-            let (body, permit) = read.inspect_err(|refusal| {
-                if matches!(refusal, Refusal::Overloaded { .. }) {
-                    self.intake.memory_spent();
-                }
-            })?;
+            let (body, permit) = read.inspect_err(|refusal| self.book_memory(refusal))?;
             tracing::Span::current().record("payload_size", body.len());
             self.intake.metrics.bytes.increment(body.len() as u64);
             Ok(Received {
@@ -146,6 +148,27 @@ impl HttpDoor {
             body::discard(headers, body, self.limits);
         }
         read
+    }
+
+    /// Takes the body out of what is around it, or into another form; the permit is for the memory of both.
+    pub(super) fn map_body<'c, T>(
+        &self,
+        received: Received<'c, T>,
+        map: impl FnOnce(Bytes, MemoryPermit) -> Result<(Bytes, MemoryPermit), Refusal>,
+    ) -> Result<Received<'c, T>, Refusal> {
+        let mapped = map(received.body, received.permit);
+        let (body, permit) = mapped.inspect_err(|refusal| self.book_memory(refusal))?;
+        Ok(Received {
+            body,
+            permit,
+            ..received
+        })
+    }
+
+    fn book_memory(&self, refusal: &Refusal) {
+        if matches!(refusal, Refusal::Overloaded { .. }) {
+            self.intake.memory_spent();
+        }
     }
 
     /// Takes in the events of a request; they are durable when this resolves.
