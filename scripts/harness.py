@@ -58,7 +58,8 @@ class Server:
         self.dir.mkdir(parents=True, exist_ok=True)
         env = {k: v for k, v in os.environ.items() if not k.startswith(("TELEMETRYX_", "OTEL_"))}
         if self.kind == "service":
-            env |= {"TELEMETRYX_DATA_DIR": str(self.dir / "data"), "TELEMETRYX_HTTP__PORT": str(self.port)}
+            env |= {"TELEMETRYX_DATA_DIR": str(self.dir / "data"), "TELEMETRYX_HTTP__PORT": str(self.port),
+                    "TELEMETRYX_OTLP__ENABLED": "false"}
             env |= {LISTENERS[protocol]: str(port) for protocol, port in self.listeners.items()}
             (self.dir / "config.yaml").write_text(self.config or "{}\n")
             command = [self.binary, "--config", self.dir / "config.yaml", "serve"]

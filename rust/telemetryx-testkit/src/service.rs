@@ -40,6 +40,14 @@ pub struct ServiceBuilder {
     arguments: Vec<String>,
     data_dir: Option<PathBuf>,
     speaks_tls: bool,
+    otlp: bool,
+}
+
+/// Ports for OTLP.
+#[derive(Debug, Clone, Copy)]
+struct OtlpPorts {
+    http: u16,
+    grpc: u16,
 }
 
 /// The service ended before it was ready, or never was.
@@ -117,6 +125,13 @@ impl ServiceBuilder {
         self
     }
 
+    /// With OTLP, on free ports; without this it is off.
+    #[must_use]
+    pub fn otlp(mut self) -> Self {
+        self.otlp = true;
+        self
+    }
+
     /// Starts it and waits until it answers.
     ///
     /// # Panics
@@ -156,6 +171,10 @@ impl ServiceBuilder {
                 .expect("the config can be written");
         }
         Service {
+            otlp: self.otlp.then(|| OtlpPorts {
+                http: free_port(),
+                grpc: free_port(),
+            }),
             builder: self,
             scratch,
             data_dir,
@@ -173,6 +192,7 @@ pub struct Service {
     scratch: TempDir,
     data_dir: PathBuf,
     port: u16,
+    otlp: Option<OtlpPorts>,
     child: Option<Child>,
     /// Length of the log before the last start.
     logged_before: usize,
@@ -188,6 +208,7 @@ impl Service {
             arguments: Vec::new(),
             data_dir: None,
             speaks_tls: false,
+            otlp: false,
         }
     }
 
@@ -210,6 +231,26 @@ impl Service {
     /// Where it listens; the same after a restart.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// `127.0.0.1:<port>` for OTLP over HTTP.
+    ///
+    /// # Panics
+    /// If it was started without [`ServiceBuilder::otlp`].
+    #[track_caller]
+    pub fn otlp_http_address(&self) -> String {
+        let ports = self.otlp.expect("the service was built with OTLP");
+        format!("127.0.0.1:{}", ports.http)
+    }
+
+    /// `127.0.0.1:<port>` for OTLP over gRPC.
+    ///
+    /// # Panics
+    /// If it was started without [`ServiceBuilder::otlp`].
+    #[track_caller]
+    pub fn otlp_grpc_address(&self) -> String {
+        let ports = self.otlp.expect("the service was built with OTLP");
+        format!("127.0.0.1:{}", ports.grpc)
     }
 
     /// Where it keeps what it keeps.
@@ -393,6 +434,13 @@ impl Service {
             .env("TELEMETRYX_DATA_DIR", &self.data_dir)
             .env("TELEMETRYX_HTTP__HOST", "127.0.0.1")
             .env("TELEMETRYX_HTTP__PORT", self.port.to_string())
+            .env("TELEMETRYX_OTLP__ENABLED", self.otlp.is_some().to_string())
+            .envs(self.otlp.iter().flat_map(|ports| {
+                [
+                    ("TELEMETRYX_OTLP__HTTP_PORT", ports.http.to_string()),
+                    ("TELEMETRYX_OTLP__GRPC_PORT", ports.grpc.to_string()),
+                ]
+            }))
             .envs(
                 self.builder
                     .environment

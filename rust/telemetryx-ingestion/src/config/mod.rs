@@ -31,6 +31,7 @@ mod http;
 mod journal;
 mod later;
 mod load;
+mod otlp;
 mod plugins;
 mod processing;
 mod query;
@@ -66,6 +67,7 @@ pub use error::{ConfigError, ConfigErrors};
 pub use http::HttpConfig;
 pub use journal::{EmbeddedConfig, Fsync, JournalConfig, JournalEngine, JournalRetainConfig};
 pub use load::Language;
+pub use otlp::OtlpConfig;
 pub use plugins::{PluginConfig, SinkConfig};
 pub use processing::ProcessingConfig;
 pub use query::QueryConfig;
@@ -97,6 +99,9 @@ pub struct Config {
 
     /// Framed TCP: events without HTTP around them.
     pub tcp: TcpConfig,
+
+    /// OTLP, the protocol of OpenTelemetry: logs, spans and metrics.
+    pub otlp: OtlpConfig,
 
     /// Who may send.
     pub auth: AuthConfig,
@@ -153,6 +158,7 @@ impl Default for Config {
             data_dir: PathBuf::from("./data"),
             http: HttpConfig::default(),
             tcp: TcpConfig::default(),
+            otlp: OtlpConfig::default(),
             auth: AuthConfig::default(),
             webhooks: BTreeMap::new(),
             admission: AdmissionConfig::default(),

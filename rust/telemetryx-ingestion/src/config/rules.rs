@@ -24,6 +24,7 @@ const REFILL_SECONDS_MAX: f64 = 10.0 * 365.25 * 86_400.0;
 pub(super) fn settle(config: &mut Config, damaged: &BTreeSet<String>) -> Vec<ConfigError> {
     let mut errors = Vec::new();
     limits(config, &mut errors);
+    ports(config, &mut errors);
     if !damaged.contains("auth.keys") {
         keys(config, &mut errors);
         openness(config, &mut errors);
@@ -91,6 +92,28 @@ fn rate(errors: &mut Vec<ConfigError>, key: String, rps: f64, burst: u32) {
     if f64::from(burst) / rps > REFILL_SECONDS_MAX {
         let message = format!("{burst} at {rps} a second take more than ten years to refill");
         wrong(errors, key, message, "raise rps or lower burst");
+    }
+}
+
+fn ports(config: &Config, errors: &mut Vec<ConfigError>) {
+    let otlp = &config.otlp;
+    if !otlp.enabled {
+        return;
+    }
+    let ports = [
+        ("http.port", config.http.port),
+        ("otlp.http_port", otlp.http_port),
+        ("otlp.grpc_port", otlp.grpc_port),
+    ];
+    for (index, (key, port)) in ports.iter().enumerate() {
+        let before = ports.iter().take(index);
+        if let Some((first, _)) = before
+            .clone()
+            .find(|(_, other)| *port != 0 && other == port)
+        {
+            let message = format!("{port} is {first} already");
+            wrong(errors, *key, message, "give each listener its own port");
+        }
     }
 }
 

@@ -171,6 +171,15 @@ impl ServiceUnderTest {
             .arg("serve")
             .current_dir(&self.dir)
             .env("TELEMETRYX_DATA_DIR", self.dir.join("data"))
+            // Its usual ports may be those of another service.
+            .env(
+                "TELEMETRYX_OTLP__HTTP_PORT",
+                self.otlp_http_port.to_string(),
+            )
+            .env(
+                "TELEMETRYX_OTLP__GRPC_PORT",
+                self.otlp_grpc_port.to_string(),
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
