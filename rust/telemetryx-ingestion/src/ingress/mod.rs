@@ -4,6 +4,7 @@
 //! | file | purpose |
 //! | --- | --- |
 //! | `ingest.rs` | protocol: `POST /ingest` |
+//! | `otlp/` | protocol: OpenTelemetry, over HTTP and gRPC |
 //! | `webhooks/` | protocol: `POST /webhooks/<name>` |
 //! | `tcp.rs` | protocol: framed TCP |
 //! | `protocol.rs` | what a protocol is |
@@ -31,6 +32,7 @@ mod http_connection;
 mod http_door;
 mod ingest;
 mod listener;
+mod otlp;
 mod protocol;
 mod request_id;
 mod stream;

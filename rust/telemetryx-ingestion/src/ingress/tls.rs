@@ -19,7 +19,6 @@ pub(crate) use certificates::check;
 /// What HTTP listeners agree to speak.
 pub(super) const ALPN_HTTP: &[&str] = &["h2", "http/1.1"];
 /// What gRPC listeners agree to speak.
-#[allow(dead_code, reason = "listeners for gRPC")]
 pub(super) const ALPN_GRPC: &[&str] = &["h2"];
 /// What a client of HTTP without TLS is told.
 const SPEAK_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\

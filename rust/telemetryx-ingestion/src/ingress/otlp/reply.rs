@@ -1,0 +1,199 @@
+//! What OTLP answers, in the encoding of the request: `Export…ServiceResponse`, and `google.rpc.Status` for errors.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use telemetryx_common::DecodeError;
+use telemetryx_common::json::{write_number, write_str};
+use tonic::Code;
+use tonic::metadata::{MetadataMap, MetadataValue};
+
+use super::Signal;
+use super::wire::{put_bytes_field, put_nested, put_varint_field};
+use crate::intake::{Accepted, Refusal, Rejections};
+
+/// Messages are cut off here: in gRPC they are headers, and clients limit those.
+const MESSAGE_BYTES_MAX: usize = 1024;
+/// When to come back, where nothing better is known.
+const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+
+/// How a request over HTTP is written, and its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Protobuf,
+    Json,
+}
+
+impl Encoding {
+    pub(super) fn content_type(self) -> &'static str {
+        match self {
+            Self::Protobuf => "application/x-protobuf",
+            Self::Json => "application/json",
+        }
+    }
+}
+
+/// Invalid records are no error of the request in OTLP: it is answered with how many they are, and an empty request is
+/// answered as any other. What cannot be read has no line and no column here.
+pub(super) fn settled(taken: Result<Accepted, Refusal>) -> Result<Accepted, Refusal> {
+    let rejected = match taken {
+        Err(Refusal::AllInvalid(rejected)) => rejected,
+        Err(Refusal::BadRequest {
+            code: "empty_batch",
+            ..
+        }) => Rejections::default(),
+        Err(Refusal::Undecodable(DecodeError::Malformed { code, message, .. })) => {
+            return Err(Refusal::BadRequest {
+                code: code.as_str(),
+                message: message.into_owned(),
+            });
+        }
+        other => return other,
+    };
+    Ok(Accepted {
+        events: 0,
+        shed: 0,
+        position: None,
+        durability: "",
+        rejected,
+        allowance: None,
+    })
+}
+
+/// The answer to records that were taken, perhaps but for some.
+pub(super) fn response(encoding: Encoding, signal: Signal, rejected: &Rejections) -> Vec<u8> {
+    let mut body = Vec::new();
+    let count = rejected.count as u64;
+    match (encoding, count) {
+        (Encoding::Protobuf, 0) => {}
+        (Encoding::Json, 0) => body.extend_from_slice(b"{}"),
+        (Encoding::Protobuf, _) => {
+            let write = |out: &mut Vec<u8>| {
+                put_varint_field(1, count, out);
+                put_bytes_field(2, message_of(rejected).as_bytes(), out);
+                Ok::<_, Infallible>(())
+            };
+            put_nested(1, &mut body, write).ok();
+        }
+        (Encoding::Json, _) => {
+            body.extend_from_slice(b"{\"partialSuccess\":{\"");
+            body.extend_from_slice(signal.rejected().as_bytes());
+            body.extend_from_slice(b"\":\"");
+            write_number(count, &mut body);
+            body.extend_from_slice(b"\",\"errorMessage\":");
+            write_str(&message_of(rejected), &mut body);
+            body.extend_from_slice(b"}}");
+        }
+    }
+    body
+}
+
+fn message_of(Rejections { count, errors }: &Rejections) -> String {
+    let mut message = match errors.first() {
+        Some(first) => format!("record {}: {}", first.index, first.message),
+        None => String::new(),
+    };
+    if *count > 1 {
+        message = format!("{count} records were rejected; the first: {message}");
+    }
+    shortened(message)
+}
+
+/// An error as `google.rpc.Status`.
+pub(super) fn status(encoding: Encoding, refusal: &Refusal) -> Vec<u8> {
+    let (code, retry_after) = code(refusal);
+    let message = shortened(refusal.to_string());
+    let mut body = Vec::new();
+    match encoding {
+        Encoding::Protobuf => {
+            put_varint_field(1, code_number(code), &mut body);
+            put_bytes_field(2, message.as_bytes(), &mut body);
+            if let Some(after) = retry_after {
+                put_retry_info(after, &mut body);
+            }
+        }
+        Encoding::Json => {
+            body.extend_from_slice(b"{\"code\":");
+            write_number(code_number(code), &mut body);
+            body.extend_from_slice(b",\"message\":");
+            write_str(&message, &mut body);
+            if let Some(after) = retry_after {
+                body.extend_from_slice(
+                    b",\"details\":[{\"@type\":\"type.googleapis.com/google.rpc.RetryInfo\",\"retryDelay\":\"",
+                );
+                body.extend_from_slice(format!("{}s", after.as_secs_f64()).as_bytes());
+                body.extend_from_slice(b"\"}]");
+            }
+            body.push(b'}');
+        }
+    }
+    body
+}
+
+/// The same as what gRPC answers with; a `google.rpc.Status` is in its details.
+pub(super) fn grpc_status(refusal: &Refusal) -> tonic::Status {
+    let (code, retry_after) = code(refusal);
+    let details = status(Encoding::Protobuf, refusal).into();
+    let mut metadata = MetadataMap::new();
+    if let Some(after) = retry_after {
+        // The Python SDK looks here, and not into the details.
+        let info = MetadataValue::from_bytes(&retry_info(after));
+        metadata.insert_bin("google.rpc.retryinfo-bin", info);
+    }
+    let message = shortened(refusal.to_string());
+    tonic::Status::with_details_and_metadata(code, message, details, metadata)
+}
+
+/// `details`: an `Any` with a `RetryInfo`.
+fn put_retry_info(after: Duration, out: &mut Vec<u8>) {
+    let write = |out: &mut Vec<u8>| {
+        put_bytes_field(1, b"type.googleapis.com/google.rpc.RetryInfo", out);
+        put_bytes_field(2, &retry_info(after), out);
+        Ok::<_, Infallible>(())
+    };
+    put_nested(3, out, write).ok();
+}
+
+/// A `RetryInfo`: a message with a `Duration`.
+fn retry_info(after: Duration) -> Vec<u8> {
+    let mut info = Vec::new();
+    let write = |out: &mut Vec<u8>| {
+        put_varint_field(1, after.as_secs(), out);
+        put_varint_field(2, after.subsec_nanos().into(), out);
+        Ok::<_, Infallible>(())
+    };
+    put_nested(1, &mut info, write).ok();
+    info
+}
+
+/// The code of an error, and when to come back, if that may help.
+fn code(refusal: &Refusal) -> (Code, Option<Duration>) {
+    let later = Some(RETRY_AFTER_DEFAULT);
+    match refusal {
+        Refusal::Undecodable(error) if error.is_too_large() => (Code::ResourceExhausted, None),
+        Refusal::Undecodable(_) | Refusal::BadRequest { .. } | Refusal::AllInvalid(_) => {
+            (Code::InvalidArgument, None)
+        }
+        Refusal::TooLarge { .. } => (Code::ResourceExhausted, None),
+        Refusal::Unsupported(_) | Refusal::NotFound(_) | Refusal::MethodNotAllowed(_) => {
+            (Code::Unimplemented, None)
+        }
+        Refusal::TooSlow(_) => (Code::DeadlineExceeded, None),
+        Refusal::Gone => (Code::Cancelled, None),
+        Refusal::Unauthorized(_) | Refusal::Unsigned(_) => (Code::Unauthenticated, None),
+        Refusal::Forbidden(_) => (Code::PermissionDenied, None),
+        Refusal::RateLimited(spent) => (Code::ResourceExhausted, Some(spent.retry_after)),
+        Refusal::Overloaded { .. } => (Code::ResourceExhausted, later),
+        Refusal::Unavailable(_) => (Code::Unavailable, later),
+        Refusal::Internal => (Code::Internal, None),
+    }
+}
+
+fn code_number(code: Code) -> u64 {
+    i32::from(code).unsigned_abs().into()
+}
+
+fn shortened(mut message: String) -> String {
+    message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+    message
+}
