@@ -19,7 +19,7 @@ SCRATCH = TARGET / "bench"
 MIB, GIB = 1 << 20, 1 << 30
 
 # Listeners besides that of HTTP, by protocol, and the setting that says their port.
-LISTENERS = {"tcp": "TELEMETRYX_TCP__PORT"}
+LISTENERS = {"tcp": "TELEMETRYX_TCP__PORT", "otlp-http": "TELEMETRYX_OTLP__HTTP_PORT", "otlp-grpc": "TELEMETRYX_OTLP__GRPC_PORT"}
 # What `telemetryx load` speaks. Notifications of Ring go to the port of HTTP.
 PROTOCOLS = ("http", "ring", *LISTENERS)
 
@@ -58,8 +58,7 @@ class Server:
         self.dir.mkdir(parents=True, exist_ok=True)
         env = {k: v for k, v in os.environ.items() if not k.startswith(("TELEMETRYX_", "OTEL_"))}
         if self.kind == "service":
-            env |= {"TELEMETRYX_DATA_DIR": str(self.dir / "data"), "TELEMETRYX_HTTP__PORT": str(self.port),
-                    "TELEMETRYX_OTLP__ENABLED": "false"}
+            env |= {"TELEMETRYX_DATA_DIR": str(self.dir / "data"), "TELEMETRYX_HTTP__PORT": str(self.port)}
             env |= {LISTENERS[protocol]: str(port) for protocol, port in self.listeners.items()}
             (self.dir / "config.yaml").write_text(self.config or "{}\n")
             command = [self.binary, "--config", self.dir / "config.yaml", "serve"]
