@@ -54,7 +54,7 @@ pub struct CrashTestOptions {
     /// How to end the service.
     #[arg(long, value_enum, default_value_t = CrashSignal::Kill)]
     pub signal: CrashSignal,
-    /// Speak only this; may be repeated [default: http, tcp and ring at once].
+    /// Speak only this; may be repeated [default: all of them at once].
     #[arg(long, value_enum)]
     pub protocol: Vec<Protocol>,
     /// Events a second to send meanwhile, over all protocols; 0 is as fast as answers come.

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
+
 use super::CrashSignal;
 use super::senders::Sender;
 use super::service::{CrashTestError, ServiceUnderTest};
@@ -42,7 +44,7 @@ pub struct CrashPlan {
 }
 
 impl CrashPlan {
-    /// 20 rounds of SIGKILL under load of several protocols.
+    /// 20 rounds of SIGKILL under load of every protocol.
     pub fn new(executable: PathBuf, dir: PathBuf, seed: u64) -> Self {
         Self {
             executable,
@@ -50,7 +52,7 @@ impl CrashPlan {
             seed,
             rounds: 20,
             signal: CrashSignal::Kill,
-            protocols: vec![Protocol::Http, Protocol::Tcp, Protocol::Ring],
+            protocols: Protocol::value_variants().to_vec(),
             rate: 20_000,
             batch: 10,
             connections: 16,
