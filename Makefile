@@ -32,7 +32,7 @@ stress: ## the simulation with a million schedules, and 200 kills
 crash-test: ## kill -9 under load on this machine's disk
 	$(CARGO) run --release -- crash-test
 
-fuzz: ## every fuzz target for a minute (needs cargo-fuzz)
+fuzz: ## every fuzz target for a minute
 	scripts/fuzz 60
 
 clean: ## removes what was built

@@ -32,7 +32,7 @@ mod http_connection;
 mod http_door;
 mod ingest;
 mod listener;
-mod otlp;
+pub mod otlp;
 mod protocol;
 mod request_id;
 mod stream;

@@ -14,8 +14,9 @@ use super::wire::{
     put_bytes_field, put_fixed32_field, put_fixed64_field, put_nested, put_varint_field,
 };
 
-/// How much longer than the text the protobuf can be: a number of eight bytes and its tag from a digit and a comma.
-pub(super) const GROWTH: usize = 5;
+/// How much longer than the text the protobuf of [`Signal::from_json`](super::Signal::from_json) can be: a number of eight
+/// bytes and its tag from a digit and a comma.
+pub const JSON_GROWTH: usize = 5;
 
 const ANY_PADDING: GeneralPurposeConfig =
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);

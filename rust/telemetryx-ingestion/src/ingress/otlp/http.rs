@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::reply::{self, Encoding};
-use super::{Signal, from_json};
+use super::{JSON_GROWTH, Signal};
 use crate::ingress::answer::{self, Answer};
 use crate::ingress::http_door::{Call, HttpDoor, Keys};
 use crate::ingress::protocol::{HttpEndpoint, Setup};
@@ -82,10 +82,10 @@ impl Export {
         let received = match received.checked {
             Encoding::Protobuf => received,
             Encoding::Json => self.door.map_body(received, |json, mut permit| {
-                if !permit.grow(json.len() * from_json::GROWTH) {
+                if !permit.grow(json.len() * JSON_GROWTH) {
                     return Err(MEMORY_SPENT);
                 }
-                let message = from_json::to_protobuf(self.signal.request(), &json);
+                let message = self.signal.from_json(&json);
                 let message = message.map_err(|error| Refusal::BadRequest {
                     code: "invalid_json",
                     message: format!("this is no OTLP request in JSON: {error}"),

@@ -35,6 +35,8 @@ mod tests;
 mod to_json;
 mod wire;
 
+pub use from_json::JSON_GROWTH;
+
 inventory::submit! {
     ProtocolFactory {
         name: "otlp/http",
@@ -99,16 +101,28 @@ fn build_grpc(setup: &Setup<'_>) -> Result<Built, ConfigError> {
     })
 }
 
-/// What is exported, each in a request of its own.
+/// What is exported, each in a request of its own. As a [`Decode`](crate::intake::Decode) it reads such a request in protobuf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Signal {
+pub enum Signal {
+    /// Log records.
     Logs,
+    /// Spans.
     Traces,
+    /// Data points.
     Metrics,
 }
 
 impl Signal {
-    const ALL: [Self; 3] = [Self::Logs, Self::Traces, Self::Metrics];
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Logs, Self::Traces, Self::Metrics];
+
+    /// An export request in OTLP/JSON, as protobuf; at most [`JSON_GROWTH`] times as long.
+    ///
+    /// # Errors
+    /// It is not JSON, or no such request; says where.
+    pub fn from_json(self, json: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
+        from_json::to_protobuf(self.request(), json)
+    }
 
     /// The request.
     fn request(self) -> &'static schema::Message {
