@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use telemetryx_common::ids::EventIds;
 use telemetryx_common::{
-    DecodeError, DecodeLimits, ErrorCode, Event, EventError, Timestamp, ValidationRules, wire,
+    DecodeError, DecodeLimits, ErrorCode, Event, EventError, Timestamp, ValidationRules,
 };
 use tracing::field::display;
 
@@ -32,11 +32,13 @@ use crate::observe::{
 use crate::validators::EventValidator;
 
 mod decode;
+mod decoded;
 mod refusal;
 mod refused;
 mod share;
 
 pub use decode::{Decode, Format, Raw, Visit};
+use decoded::{Decoded, OverLimit};
 pub use refusal::{ERRORS_MAX, MEMORY_SPENT, Refusal, Rejections};
 use refused::Refused;
 use share::Share;
@@ -373,17 +375,7 @@ impl Intake {
     ) -> Result<Decoded, DecodeError> {
         let now = clock::now();
         let identity = admission.identity.as_deref();
-        let mut decoded = Decoded {
-            encoded: Vec::with_capacity(body.len() + 64),
-            events: 0,
-            earliest: Timestamp::from_unix_nanos(i64::MAX),
-            latest: Timestamp::from_unix_nanos(i64::MIN),
-            refused: self.refused(admission),
-            foreign: 0,
-            over_limit: OverLimit::default(),
-            shed: None,
-            memory_spent: false,
-        };
+        let mut decoded = Decoded::new(body.len(), self.refused(admission));
         let limiter = self.rate_limiter.as_ref();
         let limiter = limiter.filter(|limiter| limiter.is_per_event() && !admission.is_again);
         let mut index = 0;
@@ -541,95 +533,6 @@ fn nothing_accepted(rejected: Rejections, foreign: usize, spent: Option<Spent>) 
 fn is_foreign(event: &Event<'_>, identity: Option<&Identity>) -> bool {
     let source = identity.and_then(|identity| identity.source.as_deref());
     source.is_some_and(|source| event.source.as_text() != source)
-}
-
-struct Decoded {
-    encoded: Vec<u8>,
-    events: u32,
-    earliest: Timestamp,
-    latest: Timestamp,
-    refused: Refused,
-    /// How many of them are of a source that the key may not send for.
-    foreign: usize,
-    over_limit: OverLimit,
-    /// What the overflow policy dropped; `None`: nothing.
-    shed: Option<Box<ShedTally>>,
-    memory_spent: bool,
-}
-
-impl Decoded {
-    fn take(
-        &mut self,
-        mut event: Event<'_>,
-        index: u32,
-        ids: &EventIds,
-        share: Share,
-        overflow: &OverflowGate,
-    ) {
-        if !share.keeps(&mut event, overflow) {
-            return self.shed.get_or_insert_default().add(&event);
-        }
-        let mut buffer = [0; 36];
-        let id = if event.id.is_empty() {
-            ids.id_for(index, &mut buffer)
-        } else {
-            &event.id
-        };
-        wire::encode_event(&event, id, &mut self.encoded);
-        self.earliest = self.earliest.min(event.ts);
-        self.latest = self.latest.max(event.ts);
-        self.events += 1;
-    }
-}
-
-/// Events of one request that were over the rate limit of their source.
-#[derive(Default)]
-struct OverLimit {
-    events: usize,
-    /// The one that has a token again first.
-    spent: Option<Spent>,
-    /// What is left in the emptiest bucket.
-    allowance: Option<Allowance>,
-}
-
-impl OverLimit {
-    /// Takes a token for the event, if events take them.
-    fn take(
-        &mut self,
-        limiter: Option<&RateLimiter>,
-        event: &Event<'_>,
-        index: u32,
-    ) -> Result<(), EventError> {
-        let Some(limiter) = limiter else {
-            return Ok(());
-        };
-        let (allowance, spent) = match limiter.take_for(&event.source) {
-            Ok(allowance) => (allowance, None),
-            Err(spent) => (Some(spent.into()), Some(spent)),
-        };
-        self.allowance = allowance.map_or(self.allowance, |new| Some(new.tighter(self.allowance)));
-        let Some(spent) = spent else {
-            return Ok(());
-        };
-        self.events += 1;
-        let first = self
-            .spent
-            .map_or(spent.retry_after, |first| first.retry_after);
-        self.spent = Some(Spent {
-            retry_after: spent.retry_after.min(first),
-            ..spent
-        });
-        Err(EventError {
-            index,
-            field: "source".into(),
-            code: ErrorCode::RateLimited,
-            message: format!(
-                "source `{}` sends more than its rate limit allows; send this event again in {:.3} s",
-                event.source,
-                spent.retry_after.as_secs_f64()
-            ),
-        })
-    }
 }
 
 fn seconds(duration: Duration) -> f64 {
