@@ -72,6 +72,12 @@ impl Called {
     }
 }
 
+/// A right call with these logs, over gRPC.
+async fn export(service: &Service, logs: &[u8]) -> Called {
+    let address = service.otlp_grpc_address();
+    call(&address, LOGS, &[GRPC], framed(logs), true).await
+}
+
 /// One call, its body as it is; `ends` says whether the client says that it is all.
 async fn call(
     address: &str,
@@ -202,14 +208,7 @@ async fn assert_serves(service: &Service, time: &mut u64) {
     post(service, "/v1/logs", &[PROTOBUF, GZIP], &gzip(&body)).expect_status(200);
     *time += 1;
     let body = request(vec![log(*time, "good")]);
-    let called = call(
-        &service.otlp_grpc_address(),
-        LOGS,
-        &[GRPC],
-        framed(&body),
-        true,
-    )
-    .await;
+    let called = export(service, &body).await;
     assert_eq!((called.code(), called.body), (0, framed(&[])));
 }
 
@@ -417,14 +416,7 @@ async fn records_that_are_refused_are_counted_and_the_others_are_taken() {
             .expect_status(200)
             .body,
     );
-    let called = call(
-        &service.otlp_grpc_address(),
-        LOGS,
-        &[GRPC],
-        framed(&body),
-        true,
-    )
-    .await;
+    let called = export(&service, &body).await;
     assert_eq!(called.code(), 0);
     expected(&called.body[5..]);
     // Sent twice, and so stored once; and on the main port as well.
@@ -464,14 +456,7 @@ async fn who_is_told_to_come_back_is_told_when() {
         .unwrap()
         .to_owned();
     assert!(delay.starts_with('9') && delay.ends_with('s'), "{delay}");
-    let called = call(
-        &service.otlp_grpc_address(),
-        LOGS,
-        &[GRPC],
-        framed(&body),
-        true,
-    )
-    .await;
+    let called = export(&service, &body).await;
     assert_eq!(called.code(), 8);
     for name in ["grpc-status-details-bin", "google.rpc.retryinfo-bin"] {
         assert!(called.header(name).is_some(), "{name}");
