@@ -32,7 +32,7 @@ const HEADERS_MAX: usize = 16 << 10;
 /// signs of life.
 const H2_IDLE: u32 = 6;
 /// Most bytes read ahead on one connection; no budget knows of them, so they are few.
-const READ_BUFFER: usize = 32 << 10;
+const READ_BUFFER: usize = 16 << 10;
 /// An idle HTTP/2 connection is asked for a sign of life at least this often.
 const H2_PING: Duration = Duration::from_secs(15);
 
