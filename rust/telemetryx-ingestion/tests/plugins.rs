@@ -9,7 +9,7 @@ use telemetryx_common::{Event, Source, Timestamp};
 use telemetryx_ingestion::config::PluginConfig;
 use telemetryx_ingestion::plugin::PluginError;
 use telemetryx_ingestion::processors::{self, ProcessingPluginFactory};
-use telemetryx_ingestion::route::EventBatch;
+use telemetryx_ingestion::route::{Cause, EventBatch};
 use telemetryx_ingestion::validators::{self, ValidationPluginFactory};
 
 #[path = "../examples/plugin/main.rs"]
@@ -174,7 +174,7 @@ fn the_processor_of_the_example_does_what_it_says() {
         ("host".into(), "a".into()),
         ("password".into(), "hunter2".into()),
     ];
-    let mut batch = EventBatch::new(Timestamp::UNIX_EPOCH);
+    let mut batch = EventBatch::new(Cause::Replay, Timestamp::UNIX_EPOCH);
     batch.push(0, event);
     let done = redact.process_event(&mut batch).now_or_never();
     done.unwrap().unwrap();

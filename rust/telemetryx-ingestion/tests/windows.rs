@@ -14,7 +14,7 @@ use serde_json::Value;
 use telemetryx_common::{Event, EventType, Source, Timestamp};
 use telemetryx_ingestion::config::PluginConfig;
 use telemetryx_ingestion::processors::{EventProcessor, build};
-use telemetryx_ingestion::route::{EventBatch, Origin};
+use telemetryx_ingestion::route::{Cause, EventBatch, Origin};
 use telemetryx_testkit::{Service, TestSeed, eventually};
 
 const SECOND: i64 = 1_000_000_000;
@@ -185,7 +185,7 @@ impl<'e> Route<'e> {
     /// One batch; false if it did not get as far as being settled.
     fn batch(&mut self, size: usize, rng: &mut Rng) {
         let now = Timestamp::from_unix_nanos(self.clock);
-        let mut batch = EventBatch::new(now);
+        let mut batch = EventBatch::new(Cause::Replay, now);
         let end = (self.position + size).min(self.events.len());
         for (offset, event) in (0..).zip(&self.events[self.position..end]) {
             batch.push(offset, event.clone());

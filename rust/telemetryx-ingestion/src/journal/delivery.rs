@@ -4,7 +4,7 @@ use bytes::Bytes;
 use telemetryx_common::{Timestamp, wire};
 
 use super::DeliveryId;
-use crate::route::EventBatch;
+use crate::route::{Cause, EventBatch, Stretch};
 
 /// A run of events without a gap: a part of one appended batch.
 #[derive(Debug, Clone)]
@@ -51,6 +51,16 @@ impl Delivery {
         DeliveryId(self.end)
     }
 
+    /// Which part it is of `journal`, the identity of the journal that it was read from.
+    #[must_use]
+    pub fn stretch(&self, journal: u128) -> Stretch {
+        Stretch {
+            log: journal,
+            first: self.first,
+            end: self.end,
+        }
+    }
+
     /// How many events it holds.
     #[must_use]
     pub fn events(&self) -> u64 {
@@ -70,15 +80,16 @@ impl Delivery {
         self.first == self.end
     }
 
-    /// The events, decoded, borrowing from this delivery. An event that cannot be decoded (the journal checks its
+    /// The events, decoded, borrowing from this delivery, to be delivered because of `cause`. An event that cannot be decoded (the journal checks its
     /// bytes, so this is a fault of ours) is handed to `unreadable` with its offset, and so are those behind it in its
     /// slice: none is left out in silence.
     pub fn decode(
         &self,
+        cause: Cause,
         now: Timestamp,
         mut unreadable: impl FnMut(u64, String),
     ) -> EventBatch<'_> {
-        let mut batch = EventBatch::new(now);
+        let mut batch = EventBatch::new(cause, now);
         for slice in &self.slices {
             let end = slice.first + u64::from(slice.events);
             let mut offsets = slice.first..end;

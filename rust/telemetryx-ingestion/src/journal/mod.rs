@@ -89,7 +89,7 @@ pub struct BatchLimit {
 }
 
 /// Names one delivery of one subscription: the offset behind its last event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DeliveryId(pub u64);
 
 /// What the journal says of itself in `/status` and `/health`.

@@ -85,13 +85,13 @@ mod tests {
     use telemetryx_common::{Event, Timestamp};
 
     use super::super::tests::{processor, refuses, run};
-    use crate::route::EventBatch;
+    use crate::route::{Cause, EventBatch};
 
     fn enriched(settings: &str) -> Vec<(String, String)> {
         let mut event = Event::new(Timestamp::UNIX_EPOCH);
         event.attributes = vec![("host".into(), "a".into()), ("zone".into(), "1".into())];
         event.received_at = Timestamp::from_unix_nanos(1_500_000_000);
-        let mut batch = EventBatch::new(Timestamp::UNIX_EPOCH);
+        let mut batch = EventBatch::new(Cause::Replay, Timestamp::UNIX_EPOCH);
         batch.push(0, event);
         run(&*processor("Enrich", settings), &mut batch).unwrap();
         batch.events()[0]

@@ -182,10 +182,10 @@ mod tests {
 
     use super::super::tests::{processor, refuses, run};
     use crate::processors::ProcessingError;
-    use crate::route::EventBatch;
+    use crate::route::{Cause, EventBatch};
 
     fn batch(times: &[&str]) -> EventBatch<'static> {
-        let mut batch = EventBatch::new(Timestamp::UNIX_EPOCH);
+        let mut batch = EventBatch::new(Cause::Replay, Timestamp::UNIX_EPOCH);
         for (offset, time) in (0..).zip(times) {
             let mut event = Event::new(Timestamp::parse(time).unwrap());
             event.received_at = Timestamp::parse("2025-06-15T12:00:00Z").unwrap();

@@ -65,12 +65,12 @@ mod tests {
     use telemetryx_common::{Event, Source, Timestamp};
 
     use super::super::tests::{processor, refuses, run};
-    use crate::route::EventBatch;
+    use crate::route::{Cause, EventBatch};
 
     #[test]
     fn what_passes_is_counted_and_passed_on_and_survives_a_restart() {
         let stats = processor("Stats", "max_sources = 10");
-        let mut batch = EventBatch::new(Timestamp::UNIX_EPOCH);
+        let mut batch = EventBatch::new(Cause::Replay, Timestamp::UNIX_EPOCH);
         for offset in 0..3 {
             let mut event = Event::new(Timestamp::UNIX_EPOCH);
             event.source = Source::Number(7);

@@ -15,7 +15,7 @@ use super::Query;
 use crate::clock;
 use crate::intake::Refusal;
 use crate::journal::{Delivery, Position};
-use crate::route::RouteHandle;
+use crate::route::{Cause, RouteHandle};
 
 /// A receipt's text: first offset, number of events, check value, in hexadecimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +134,8 @@ fn state(
     let settled = passed.clamp(delivery.first, delivery.end) - delivery.first;
     let mut filtered = 0;
     if !route.filter().is_open() && settled > 0 {
-        let batch = delivery.decode(clock::now(), |_, _| {});
+        // Nobody delivers it; it is only asked what the filter says.
+        let batch = delivery.decode(Cause::Replay, clock::now(), |_, _| {});
         let unwanted =
             |(offset, event): &(u64, &_)| *offset < passed && !route.filter().wants(event);
         filtered = batch.offsets().filter(unwanted).count() as u64;

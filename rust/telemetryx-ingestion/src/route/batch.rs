@@ -11,12 +11,35 @@ pub enum Origin {
     Derived,
 }
 
+/// Why a sink is handed a batch: what it keeps to know a batch that it has had depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The route reads on. After a crash it starts again at its last commit, and may cut its batches elsewhere.
+    Journal(Stretch),
+    /// An operator wants events delivered again, wherever the route is.
+    Replay,
+    /// An operator sends one dead letter again, the one with this number; numbers are not used twice.
+    Redrive(i64),
+}
+
+/// A part of a log: everything from one offset up to another, whether or not the route wants all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// Which log: offsets of different ones say nothing of each other.
+    pub log: u128,
+    /// Offset of its first event.
+    pub first: u64,
+    /// Offset behind its last event.
+    pub end: u64,
+}
+
 /// Events on their way to a sink, in the order of the journal, derived ones last.
 ///
 /// The fields of events borrow from the journal's bytes. Processors change events in place, drop some with
 /// [`retain`](Self::retain), or add some with [`push_derived`](Self::push_derived).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct EventBatch<'a> {
+    cause: Cause,
     events: Vec<Event<'a>>,
     origins: Vec<Origin>,
     now: Timestamp,
@@ -25,8 +48,9 @@ pub struct EventBatch<'a> {
 impl<'a> EventBatch<'a> {
     /// An empty batch, read at `now`.
     #[must_use]
-    pub fn new(now: Timestamp) -> Self {
+    pub fn new(cause: Cause, now: Timestamp) -> Self {
         Self {
+            cause,
             events: Vec::new(),
             origins: Vec::new(),
             now,
@@ -93,6 +117,44 @@ impl<'a> EventBatch<'a> {
     /// Removes one event.
     pub fn remove(&mut self, index: usize) -> (Origin, Event<'a>) {
         (self.origins.remove(index), self.events.remove(index))
+    }
+
+    /// Takes out the events from `index` on, which must be of the batch, and the part of the log that they are of.
+    #[must_use]
+    pub fn split_off(&mut self, index: usize) -> Self {
+        let mut tail = Self {
+            cause: self.cause,
+            events: self.events.split_off(index),
+            origins: self.origins.split_off(index),
+            now: self.now,
+        };
+        // Derived events come last: where only those are taken out, they are of no part of the log.
+        let cut = tail.offsets().next().map(|(offset, _)| offset);
+        if let (Cause::Journal(before), Cause::Journal(behind)) = (&mut self.cause, &mut tail.cause)
+        {
+            let place = cut.unwrap_or(behind.end);
+            before.end = place;
+            behind.first = place;
+        }
+        tail
+    }
+
+    /// Puts back what [`split_off`](Self::split_off) took out.
+    pub fn append(&mut self, mut tail: Self) {
+        match (&mut self.cause, &tail.cause) {
+            (Cause::Journal(before), Cause::Journal(behind)) if !self.events.is_empty() => {
+                before.end = behind.end;
+            }
+            _ => self.cause = tail.cause,
+        }
+        self.events.append(&mut tail.events);
+        self.origins.append(&mut tail.origins);
+    }
+
+    /// Why it is delivered, and which part of the log it is.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        self.cause
     }
 
     /// How many events there are, derived ones too.

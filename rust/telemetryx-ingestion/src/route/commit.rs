@@ -56,17 +56,11 @@ impl CommitPace {
         self.touched || position != self.position
     }
 
-    pub(super) fn is_due(&self, position: u64, idle: bool) -> bool {
-        let since = self.last.elapsed();
-        self.is_dirty(position) && (since >= self.every || idle && since >= self.every / 5)
-    }
-
+    /// Zero when it is due.
     pub(super) fn due_in(&self, position: u64, idle: bool) -> Duration {
         if self.is_dirty(position) {
             let every = if idle { self.every / 5 } else { self.every };
-            every
-                .saturating_sub(self.last.elapsed())
-                .max(Duration::from_millis(1))
+            every.saturating_sub(self.last.elapsed())
         } else {
             NEVER
         }

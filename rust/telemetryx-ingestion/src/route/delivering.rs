@@ -5,18 +5,10 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::Breaker;
-use super::pipeline::Refused;
-use super::shared_sink::SharedSink;
-use super::{EventBatch, Origin, RouteHandle};
+use super::shared_sink::{Delivered, SharedSink};
+use super::{EventBatch, RouteHandle};
 use crate::config::RetryConfig;
-
-/// What a batch came to.
-pub(super) struct Delivered {
-    /// Events of the journal that the sink has.
-    pub(super) delivered: u64,
-    /// Those it will never take.
-    pub(super) refused: Vec<Refused>,
-}
+use crate::sinks::RejectedBySink;
 
 /// The route is to stop; the batch was not delivered, and is again in the journal's hands.
 pub(super) struct Stopped;
@@ -42,29 +34,19 @@ impl Deliverer {
         &mut self,
         batch: &mut EventBatch<'_>,
     ) -> Result<Delivered, Stopped> {
-        let mut refused = Vec::new();
+        let mut done = Delivered::default();
         let mut failures = 0;
         while !batch.is_empty() {
             if failures > 0 {
                 self.handle.metrics().retries.increment(1);
             }
-            match self.sink.deliver(batch).await {
-                Ok(rejected) if rejected.is_empty() => {
+            match self.sink.deliver(batch, &mut done).await {
+                Ok(()) => {
                     self.breaker.succeeded();
                     self.handle.metrics().breaker_open.set(0.0);
                     self.handle.sink_is_up();
-                    break;
-                }
-                Ok(rejected) => {
-                    let rejected = rejected.into_iter();
-                    refused.extend(
-                        rejected.filter_map(|(origin, event)| {
-                            refusal(origin, event.code, event.message)
-                        }),
-                    );
                 }
                 Err(error) => {
-                    let error = error.to_string();
                     failures += 1;
                     let opened = self.breaker.failed(Instant::now());
                     self.handle.sink_is_down(&error, self.breaker.is_open());
@@ -77,13 +59,17 @@ impl Deliverer {
                         );
                     }
                     if !self.retry.attempts.allows_another(failures) {
-                        let attempts = format!("gave up after {failures} attempts: {error}");
-                        while let Some(last) = batch.len().checked_sub(1) {
-                            refused.extend(refusal(
-                                batch.remove(last).0,
-                                "attempts_exhausted",
-                                attempts.clone(),
-                            ));
+                        let message = format!("gave up after {failures} attempts: {error}");
+                        while let Some(index) = batch.len().checked_sub(1) {
+                            let (origin, _) = batch.remove(index);
+                            let code = "attempts_exhausted";
+                            let message = message.clone();
+                            let event = RejectedBySink {
+                                index,
+                                code,
+                                message,
+                            };
+                            done.rejected.push((origin, event));
                         }
                         break;
                     }
@@ -101,10 +87,7 @@ impl Deliverer {
                 }
             }
         }
-        Ok(Delivered {
-            delivered: batch.journaled(),
-            refused,
-        })
+        Ok(done)
     }
 
     /// Exponential backoff with full jitter: somewhere up to `initial × 2^(failures − 1)`, at most `max`.
@@ -113,19 +96,5 @@ impl Deliverer {
         let initial = Duration::from(self.retry.initial);
         let ceiling = initial.saturating_mul(doubled).min(self.retry.max.into());
         ceiling.mul_f64(fastrand::f64()).max(initial / 10)
-    }
-}
-
-fn refusal(origin: Origin, code: &str, message: String) -> Option<Refused> {
-    match origin {
-        Origin::Journal(offset) => Some(Refused {
-            offset,
-            code: code.to_owned(),
-            message,
-        }),
-        Origin::Derived => {
-            tracing::error!(code, message, "a derived event was rejected and dropped");
-            None
-        }
     }
 }

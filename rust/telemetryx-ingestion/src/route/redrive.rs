@@ -5,8 +5,9 @@
 
 use telemetryx_common::wire;
 
-use super::EventBatch;
 use super::runner::{Route, RouteError};
+use super::shared_sink::Delivered;
+use super::{Cause, EventBatch};
 use crate::clock;
 use crate::control::Kept;
 use crate::sinks::DeliverError;
@@ -56,7 +57,8 @@ pub(super) async fn serve(route: &mut Route) -> Result<Redriven, RouteError> {
                     .map_or_else(Default::default, |why| (why.code, why.message));
                 bury_again(route, letter.id, code, message).await?;
             }
-            Err(DeliverError::Retryable(error)) => {
+            Err(error) => {
+                let error = error.to_string();
                 tracing::warn!(
                     route = route.handle.name(),
                     error,
@@ -83,7 +85,7 @@ async fn send(route: &Route, letter: &Kept) -> Result<bool, DeliverError> {
             message,
         }])
     };
-    let mut batch = EventBatch::new(clock::now());
+    let mut batch = EventBatch::new(Cause::Redrive(letter.id), clock::now());
     for event in wire::events(&letter.body) {
         let event = event.map_err(|error| rejected("unreadable", error.to_string()))?;
         batch.push(letter.offset.unwrap_or_default(), event);
@@ -101,8 +103,10 @@ async fn send(route: &Route, letter: &Kept) -> Result<bool, DeliverError> {
     if batch.is_empty() {
         return Ok(false);
     }
-    let rejected = route.deliverer.sink.deliver(&mut batch).await?;
-    match rejected.into_iter().next() {
+    let mut done = Delivered::default();
+    let delivered = route.deliverer.sink.deliver(&mut batch, &mut done).await;
+    delivered.map_err(DeliverError::Retryable)?;
+    match done.rejected.into_iter().next() {
         None => Ok(true),
         Some((_, event)) => Err(DeliverError::Rejected(vec![event])),
     }

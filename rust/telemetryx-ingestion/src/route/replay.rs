@@ -8,9 +8,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
-use super::RouteHandle;
 use super::pipeline::Pipeline;
-use super::shared_sink::SharedSink;
+use super::shared_sink::{Delivered, SharedSink};
+use super::{Cause, RouteHandle};
 use crate::clock;
 use crate::control::{Control, ControlError, Replay, ReplayState};
 use crate::journal::{BatchLimit, Journal};
@@ -101,7 +101,7 @@ impl Replayer {
                 "the replay leaves out events that are missing from the journal"
             );
         }
-        let mut batch = delivery.decode(clock::now(), |offset, error| {
+        let mut batch = delivery.decode(Cause::Replay, clock::now(), |offset, error| {
             tracing::error!(
                 offset,
                 error,
@@ -115,22 +115,18 @@ impl Replayer {
                 "the replay leaves out an event"
             );
         }
-        while !batch.is_empty() {
-            let rejected = self.sink.deliver(&mut batch).await;
-            let rejected = rejected.map_err(|error| error.to_string())?;
-            if rejected.is_empty() {
-                break;
-            }
-            for (_, event) in rejected {
-                tracing::warn!(
-                    event.message,
-                    "the replay leaves out an event that the sink rejects"
-                );
-            }
+        let mut done = Delivered::default();
+        let delivered = self.sink.deliver(&mut batch, &mut done).await;
+        for (_, event) in done.rejected {
+            tracing::warn!(
+                event.message,
+                "the replay leaves out an event that the sink rejects"
+            );
         }
+        delivered?;
         // The route's cursor is past these events: nobody brings them again once the replay is.
         self.sink.flush().await.map_err(|error| error.to_string())?;
-        replay.delivered += batch.journaled();
+        replay.delivered += done.delivered;
         replay.next = delivery.end;
         replay.error = None;
         if delivery.is_empty() || replay.next >= replay.behind {

@@ -13,16 +13,16 @@ use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::RouteFilter;
 use super::books::{Books, RouteHandle};
 use super::breaker::Breaker;
 use super::commit::{COMMIT_EVERY, CommitPace, NEVER, Saved};
-use super::delivering::{Delivered, Deliverer, Stopped};
+use super::delivering::{Deliverer, Stopped};
 use super::pipeline::{Pipeline, Refused, Step};
 use super::redrive::{self, Redriven};
 use super::replay::Replayer;
 use super::shared_sink::SharedSink;
-use super::under_way::UnderWay;
+use super::under_way::{Kept, UnderWay};
+use super::{Cause, Origin, RouteFilter};
 use crate::clock;
 use crate::config::{BreakerConfig, FilterConfig, RetryConfig};
 use crate::control::{Control, DeadLetter, Stage};
@@ -30,7 +30,7 @@ use crate::counters::Counters;
 use crate::journal::{BatchLimit, Delivery, DeliveryId, Journal, JournalError, Subscription};
 use crate::observe::{Metrics, dead_letters};
 use crate::processors::EventProcessor;
-use crate::sinks::Sink;
+use crate::sinks::{RejectedBySink, Sink};
 
 /// When dead letters are tried again that the sink could not take.
 const REDRIVE_AGAIN: Duration = Duration::from_secs(5);
@@ -83,6 +83,8 @@ pub struct Route {
     pub(super) deliverer: Deliverer,
     pub(super) handle: RouteHandle,
     pub(super) redriven: Vec<i64>,
+    /// What the sink keeps back.
+    kept: Option<Kept>,
     /// When to look at the letters again that could not be sent.
     redrive_at: Option<Instant>,
     /// The subscription for the first run. (A lock only because the route is shared between awaits.)
@@ -130,6 +132,7 @@ impl Route {
             },
             handle,
             redriven: Vec::new(),
+            kept: None,
             redrive_at: None,
             opened: Mutex::new(None),
         };
@@ -268,7 +271,11 @@ impl Route {
                 self.redrive(&mut commit).await?;
             }
             let position = self.handle.position();
-            if commit.is_due(position, idle) || self.pipeline.wants_save() {
+            let due_in = match self.kept_for() {
+                Some(due_in) => due_in,
+                None => commit.due_in(position, idle),
+            };
+            if due_in.is_zero() || self.pipeline.wants_save() {
                 self.commit(&mut *subscription, &mut commit).await?;
                 continue;
             }
@@ -284,10 +291,7 @@ impl Route {
                 continue;
             }
             let output_in = self.pipeline.output_in().unwrap_or(NEVER);
-            let due = commit
-                .due_in(position, idle)
-                .min(self.redrive_in())
-                .min(output_in);
+            let due = due_in.min(self.redrive_in()).min(output_in);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -330,19 +334,32 @@ impl Route {
             .map_or(NEVER, |at| at.saturating_duration_since(Instant::now()))
     }
 
+    /// How long the sink still keeps what it was handed; `None` if it keeps nothing. After a flush by somebody else, a
+    /// replay, it keeps nothing any more that is not settled yet.
+    fn kept_for(&self) -> Option<Duration> {
+        self.kept.as_ref()?;
+        let until = self.sink().keeps_until();
+        Some(until.map_or(Duration::ZERO, |at| {
+            at.saturating_duration_since(Instant::now())
+        }))
+    }
+
     /// Takes one delivery through the pipeline and to the sink, and settles it.
     async fn handle_batch(&mut self, delivery: Delivery) -> Result<Handled, RouteError> {
         let under_way = UnderWay::new(Arc::clone(&self.metrics));
         let mut unreadable = Vec::new();
-        let mut batch = delivery.decode(clock::now(), |offset, message| {
+        let cause = Cause::Journal(delivery.stretch(self.journal.identity()));
+        let mut batch = delivery.decode(cause, clock::now(), |offset, message| {
             unreadable.push(Refused {
                 offset,
                 code: "unreadable".into(),
                 message,
             });
         });
-        self.handle
-            .waiting_since(batch.events().first().map(|event| event.received_at));
+        if self.kept.is_none() {
+            self.handle
+                .waiting_since(batch.events().first().map(|event| event.received_at));
+        }
         for gap in &delivery.gaps {
             tracing::error!(
                 route = self.handle.name(),
@@ -358,14 +375,16 @@ impl Route {
             }
         };
         let wanted = batch.journaled();
-        let Ok(Delivered {
-            delivered,
-            refused: rejected,
-        }) = self.deliverer.deliver(&mut batch).await
-        else {
+        let Ok(done) = self.deliverer.deliver(&mut batch).await else {
             under_way.give_back();
             return Ok(Handled::GivenBack);
         };
+        let delivered = done.delivered;
+        let rejected: Vec<_> = done
+            .rejected
+            .into_iter()
+            .filter_map(refused_by_sink)
+            .collect();
         let processing = unreadable.len() + refused.len();
         let books = Books {
             delivered,
@@ -382,7 +401,11 @@ impl Route {
         }
         self.handle.metrics().delivered.increment(delivered);
         self.handle.metrics().processed.increment(delivered);
-        under_way.settle(&self.handle, delivery.id(), books);
+        if self.kept.is_some() || self.sink().keeps_until().is_some() {
+            under_way.keep(&mut self.kept, delivery.id(), books);
+        } else {
+            under_way.settle(&self.handle, delivery.id(), books);
+        }
         Ok(Handled::Settled)
     }
 
@@ -458,6 +481,7 @@ impl Route {
             .restore(saved.sink)
             .map_err(|error| stop(&error))?;
         self.redriven = saved.redriven;
+        self.kept = None;
         self.handle.start_at(subscription.position(), saved.books);
         Ok(())
     }
@@ -470,6 +494,9 @@ impl Route {
         let started = Instant::now();
         let flushed = self.deliverer.sink.flush().await;
         flushed.map_err(|error| RouteError::Rewind(error.to_string()))?;
+        if let Some(kept) = self.kept.take() {
+            kept.settle(&self.handle);
+        }
         let status = self.handle.status();
         let saved = Saved {
             books: status.books,
@@ -488,6 +515,25 @@ impl Route {
         }
         pace.committed(status.position, started.elapsed());
         Ok(())
+    }
+}
+
+/// An event of the journal that the sink will never take; one that a processor made has no dead letter.
+fn refused_by_sink((origin, event): (Origin, RejectedBySink)) -> Option<Refused> {
+    match origin {
+        Origin::Journal(offset) => Some(Refused {
+            offset,
+            code: event.code.to_owned(),
+            message: event.message,
+        }),
+        Origin::Derived => {
+            tracing::error!(
+                event.code,
+                event.message,
+                "a derived event was rejected and dropped"
+            );
+            None
+        }
     }
 }
 

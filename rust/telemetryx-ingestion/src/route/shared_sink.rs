@@ -14,6 +14,15 @@ pub(super) struct SharedSink {
     turn: Arc<Mutex<()>>,
 }
 
+/// What became of the events of a batch that were taken out of it.
+#[derive(Debug, Default)]
+pub(super) struct Delivered {
+    /// How many events of the journal the sink has.
+    pub(super) delivered: u64,
+    /// Those that it will never take, and why.
+    pub(super) rejected: Vec<(Origin, RejectedBySink)>,
+}
+
 impl SharedSink {
     pub(super) fn new(sink: Box<dyn Sink>) -> Self {
         Self {
@@ -27,35 +36,175 @@ impl SharedSink {
         &*self.sink
     }
 
-    /// Delivers the batch. What the sink will never take is taken out of the batch and returned; then the rest was not
-    /// delivered yet.
+    /// Delivers the batch and leaves it empty. What the sink will never take is found by halves where it does not say
+    /// which it is.
+    ///
+    /// # Errors
+    /// The sink's words if it cannot take it now; the batch is then what is left of it, and `done` has the rest.
     pub(super) async fn deliver(
         &self,
         batch: &mut EventBatch<'_>,
-    ) -> Result<Vec<(Origin, RejectedBySink)>, DeliverError> {
+        done: &mut Delivered,
+    ) -> Result<(), String> {
         let _turn = self.turn.lock().await;
-        let mut rejected = match self.sink.deliver(batch).await {
-            Ok(()) => return Ok(Vec::new()),
-            Err(DeliverError::Rejected(rejected)) => rejected,
-            Err(retryable) => return Err(retryable),
-        };
-        // From the back, so that the places of the others stay.
-        rejected.sort_unstable_by_key(|event| std::cmp::Reverse(event.index));
-        rejected.dedup_by_key(|event| event.index);
-        rejected.retain(|event| event.index < batch.len());
-        if rejected.is_empty() {
-            let fault = "the sink rejects events that are not in the batch";
-            return Err(DeliverError::Retryable(fault.to_owned()));
+        // What of it waits, the first part last.
+        let mut parts = vec![batch.split_off(0)];
+        while let Some(mut part) = parts.pop() {
+            match self.deliver_part(&mut part, done).await {
+                Ok(()) => {}
+                Err(Undelivered::Halve) => {
+                    let behind = part.split_off(part.len() / 2);
+                    parts.extend([behind, part]);
+                }
+                Err(Undelivered::Retry(words)) => {
+                    parts.push(part);
+                    parts.into_iter().rev().for_each(|part| batch.append(part));
+                    return Err(words);
+                }
+            }
         }
-        let taken_out = rejected
-            .into_iter()
-            .map(|event| (batch.remove(event.index).0, event));
-        Ok(taken_out.collect())
+        Ok(())
+    }
+
+    /// Delivers one part, without those that the sink says it will never take.
+    async fn deliver_part(
+        &self,
+        part: &mut EventBatch<'_>,
+        done: &mut Delivered,
+    ) -> Result<(), Undelivered> {
+        while !part.is_empty() {
+            let mut rejected = match self.sink.deliver(part).await {
+                Ok(()) => {
+                    done.delivered += part.journaled();
+                    return Ok(());
+                }
+                Err(DeliverError::Retryable(words)) => return Err(Undelivered::Retry(words)),
+                Err(DeliverError::Rejected(rejected)) => rejected,
+                Err(DeliverError::Refused { code, message }) => {
+                    if part.len() > 1 {
+                        return Err(Undelivered::Halve);
+                    }
+                    vec![RejectedBySink {
+                        index: 0,
+                        code,
+                        message,
+                    }]
+                }
+            };
+            // From the back, so that the places of the others stay.
+            rejected.sort_unstable_by_key(|event| std::cmp::Reverse(event.index));
+            rejected.dedup_by_key(|event| event.index);
+            rejected.retain(|event| event.index < part.len());
+            if rejected.is_empty() {
+                let fault = "the sink rejects events that are not in the batch";
+                return Err(Undelivered::Retry(fault.to_owned()));
+            }
+            let taken_out = rejected
+                .into_iter()
+                .map(|event| (part.remove(event.index).0, event));
+            done.rejected.extend(taken_out);
+        }
+        Ok(())
     }
 
     /// Makes durable what was delivered.
     pub(super) async fn flush(&self) -> Result<(), DeliverError> {
         let _turn = self.turn.lock().await;
         self.sink.flush().await
+    }
+}
+
+/// Why a part was not delivered.
+enum Undelivered {
+    /// The sink cannot take it now.
+    Retry(String),
+    /// One of its events is to blame.
+    Halve,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use parking_lot::Mutex;
+    use proptest::prelude::*;
+    use telemetryx_common::{Event, Timestamp};
+
+    use super::*;
+    use crate::route::{Cause, Stretch};
+
+    const LOG: u128 = 7;
+
+    /// Refuses whole batches in which one of `poison` is, and fails each time `fails` says so.
+    #[derive(Default)]
+    struct Picky {
+        poison: BTreeSet<u64>,
+        fails: Mutex<Vec<bool>>,
+        taken: Mutex<Vec<(Stretch, Vec<u64>)>>,
+    }
+
+    #[async_trait::async_trait]
+    impl Sink for Arc<Picky> {
+        async fn deliver(&self, batch: &EventBatch<'_>) -> Result<(), DeliverError> {
+            if self.fails.lock().pop().unwrap_or(false) {
+                return Err(DeliverError::Retryable("down".into()));
+            }
+            let offsets: Vec<_> = batch.offsets().map(|(offset, _)| offset).collect();
+            if offsets.iter().any(|offset| self.poison.contains(offset)) {
+                let message = "one of them is poison".to_owned();
+                return Err(DeliverError::Refused {
+                    code: "poison",
+                    message,
+                });
+            }
+            let Cause::Journal(stretch) = batch.cause() else {
+                panic!("not of the journal")
+            };
+            self.taken.lock().push((stretch, offsets));
+            Ok(())
+        }
+
+        async fn check(&self) -> Result<(), DeliverError> {
+            Ok(())
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn poison_is_found_by_halves_and_all_else_is_delivered_once_and_in_order(
+            wanted in prop::collection::btree_set(100u64..200, 1..60),
+            poison in prop::collection::btree_set(100u64..200, 0..6),
+            fails in prop::collection::vec(any::<bool>(), 0..12),
+        ) {
+            let picky = Arc::new(Picky { poison: poison.clone(), fails: Mutex::new(fails), ..Picky::default() });
+            let sink = SharedSink::new(Box::new(Arc::clone(&picky)));
+            let whole = Stretch { log: LOG, first: 90, end: 210 };
+            let mut batch = EventBatch::new(Cause::Journal(whole), Timestamp::UNIX_EPOCH);
+            for offset in &wanted {
+                batch.push(*offset, Event::new(Timestamp::UNIX_EPOCH));
+            }
+            let mut done = Delivered::default();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            while runtime.block_on(sink.deliver(&mut batch, &mut done)).is_err() {}
+            prop_assert!(batch.is_empty());
+
+            let taken = picky.taken.lock();
+            let got: Vec<_> = taken.iter().flat_map(|(_, offsets)| offsets.clone()).collect();
+            let good: Vec<_> = wanted.difference(&poison).copied().collect();
+            prop_assert_eq!(&got, &good);
+            prop_assert_eq!(done.delivered, good.len() as u64);
+            let refused: BTreeSet<_> = done.rejected.iter().map(|(origin, _)| match origin {
+                Origin::Journal(offset) => *offset,
+                Origin::Derived => unreachable!("none was derived"),
+            }).collect();
+            prop_assert_eq!(refused, wanted.intersection(&poison).copied().collect());
+            // Each part says truly which part of the log it is.
+            let mut behind = whole.first;
+            for (stretch, offsets) in taken.iter() {
+                prop_assert!(behind <= stretch.first && stretch.end <= whole.end);
+                prop_assert!(offsets.iter().all(|offset| (stretch.first..stretch.end).contains(offset)));
+                behind = stretch.end;
+            }
+        }
     }
 }

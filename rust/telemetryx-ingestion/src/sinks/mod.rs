@@ -8,7 +8,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -32,6 +32,16 @@ pub enum DeliverError {
     /// hands in the rest again.
     #[error("{} events were rejected; the first: {}", .0.len(), .0.first().map_or("", |rejected| &rejected.message))]
     Rejected(Vec<RejectedBySink>),
+    /// The destination will never take the batch as it is, and does not say because of which event. The caller hands in
+    /// its halves, down to the single event that is refused alone. Not for what no other batch would pass either, such
+    /// as a wrong password: that is [`Retryable`](Self::Retryable).
+    #[error("{message}")]
+    Refused {
+        /// Short snake_case name of the fault.
+        code: &'static str,
+        /// The destination's own words.
+        message: String,
+    },
 }
 
 /// An event that a destination will never take.
@@ -48,7 +58,8 @@ pub struct RejectedBySink {
 /// A destination. Told the offsets, so that it can make redelivery harmless.
 #[async_trait]
 pub trait Sink: Send + Sync {
-    /// Delivers the batch as a whole. May be called again with events delivered before: after a crash, and by a replay.
+    /// Delivers the batch as a whole. May be called again with events delivered before: after a crash, by a replay, or
+    /// since a part of a batch failed. [`EventBatch::cause`] says why it is handed in, and which part of the log it is.
     ///
     /// # Errors
     /// [`DeliverError`]; nothing of the batch counts as delivered.
@@ -63,6 +74,13 @@ pub trait Sink: Send + Sync {
         Ok(())
     }
 
+    /// Until when it keeps what it was handed, to write it as one larger piece; a moment that has passed when the piece is
+    /// full. `None`: it keeps nothing. While it does, nothing of it counts as delivered and the route's position stays;
+    /// then the route calls [`flush`](Self::flush) and commits.
+    fn keeps_until(&self) -> Option<Instant> {
+        None
+    }
+
     /// Can it deliver now? For `/health`, and before the first batch.
     ///
     /// # Errors
@@ -75,7 +93,8 @@ pub trait Sink: Send + Sync {
     }
 
     /// Takes back what [`save`](Self::save) returned, before the first batch, and also later, when the route has to go
-    /// back to its last commit. `Null`: nothing was saved, start empty.
+    /// back to its last commit: what the sink keeps is to be forgotten then, since it comes again. `Null`: nothing was
+    /// saved, start empty.
     ///
     /// # Errors
     /// [`PluginError`] if the state is not one of this sink's.

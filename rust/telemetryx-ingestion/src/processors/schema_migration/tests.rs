@@ -4,7 +4,7 @@ use telemetryx_common::{Event, EventType, Timestamp};
 
 use super::super::tests::{processor, refuses, run};
 use crate::processors::ProcessingError;
-use crate::route::EventBatch;
+use crate::route::{Cause, EventBatch};
 
 const NAME: &str = "SchemaMigration";
 
@@ -13,7 +13,7 @@ fn batch(version: u32, payload: &str) -> EventBatch<'_> {
     event.event_type = EventType::from_name("Login".into());
     event.schema_version = version;
     event.payload = payload.into();
-    let mut batch = EventBatch::new(Timestamp::UNIX_EPOCH);
+    let mut batch = EventBatch::new(Cause::Replay, Timestamp::UNIX_EPOCH);
     batch.push(0, event);
     batch
 }

@@ -3,7 +3,7 @@ use telemetryx_common::{Event, Source, Timestamp};
 
 use super::super::EventProcessor;
 use super::super::tests::{processor, refuses, run};
-use crate::route::{EventBatch, Origin};
+use crate::route::{Cause, EventBatch, Origin};
 
 const NAME: &str = "Window";
 const MINUTE: &str = "window = '1m'\nidle_after = '10s'\n";
@@ -13,7 +13,7 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn batch(now: i64, events: &[(i64, u64, &'static str)]) -> EventBatch<'static> {
-    let mut batch = EventBatch::new(at(now));
+    let mut batch = EventBatch::new(Cause::Replay, at(now));
     for (offset, (second, source, payload)) in (0..).zip(events) {
         let mut event = Event::new(at(*second));
         event.source = Source::Number(*source);
