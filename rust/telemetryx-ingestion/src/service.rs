@@ -125,11 +125,20 @@ fn build_plugins(config: &Config) -> Result<Plugins, Vec<ConfigError>> {
             data_dir: &config.data_dir,
         };
         match sinks::build(&route.sink, context) {
-            Ok(sink) => routes.push(RoutePlugins {
-                processors,
-                sink,
-                limit: batch_limit(route),
-            }),
+            Ok(sink) => {
+                if route.in_flight > 1 && !sink.takes_parts() {
+                    let kind = &route.sink.kind;
+                    errors.push(at_key(
+                        format!("routes[{place}].in_flight"),
+                        format!("the sink `{kind}` takes one batch at a time: leave it at 1"),
+                    ));
+                }
+                routes.push(RoutePlugins {
+                    processors,
+                    sink,
+                    limit: batch_limit(route),
+                });
+            }
             Err(error) => {
                 let key = format!("routes[{place}].sink ({})", route.sink.kind);
                 errors.push(at_key(key, error.to_string()));
@@ -234,6 +243,7 @@ impl Service {
                     kind: route.sink.kind.clone(),
                     filter: route.filter.clone(),
                     limit: plugins.limit,
+                    in_flight: route.in_flight as usize,
                     retry: route.retry.clone(),
                     breaker: route.breaker.clone(),
                 };

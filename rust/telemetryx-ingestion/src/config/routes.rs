@@ -39,6 +39,15 @@ pub struct RouteConfig {
     #[serde(default)]
     pub batch: BatchConfig,
 
+    /// How many parts of a batch are delivered at the same time, to a sink whose answers take long.
+    ///
+    /// Events of one partition key are in one part and stay in order. Only for sinks that take parts; the others say so.
+    ///
+    /// Default: `1`. Bounds: `1` to `64`.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 64))]
+    pub in_flight: u32,
+
     /// How a delivery that failed for a passing reason is tried again: after a delay that doubles, with jitter.
     #[serde(default)]
     pub retry: RetryConfig,
@@ -57,10 +66,15 @@ impl RouteConfig {
             filter: FilterConfig::default(),
             processors: Vec::new(),
             batch: BatchConfig::default(),
+            in_flight: one(),
             retry: RetryConfig::default(),
             breaker: BreakerConfig::default(),
         }
     }
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// Which events a route takes.

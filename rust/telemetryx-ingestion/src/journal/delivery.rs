@@ -58,6 +58,7 @@ impl Delivery {
             log: journal,
             first: self.first,
             end: self.end,
+            part: 0,
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Stretch {
     pub first: u64,
     /// Offset behind its last event.
     pub end: u64,
+    /// Which part of it by key; 0 for the only one.
+    pub part: u32,
 }
 
 /// Events on their way to a sink, in the order of the journal, derived ones last.
@@ -149,6 +151,43 @@ impl<'a> EventBatch<'a> {
         }
         self.events.append(&mut tail.events);
         self.origins.append(&mut tail.origins);
+    }
+
+    /// Parts the batch, which is then empty, so that the events of one key stay together and in order. There are at most
+    /// `most` parts, and none is empty.
+    #[must_use]
+    pub fn split_by_key(&mut self, most: usize) -> Vec<Self> {
+        let most = most.max(1);
+        let mut parts: Vec<_> = (0..most)
+            .map(|part| {
+                let mut cause = self.cause;
+                if let Cause::Journal(stretch) = &mut cause {
+                    stretch.part = part as u32;
+                }
+                Self::new(cause, self.now)
+            })
+            .collect();
+        for (origin, event) in std::iter::zip(self.origins.drain(..), self.events.drain(..)) {
+            let part = crc32c::crc32c(event.key().as_bytes()) as usize % most;
+            parts[part].origins.push(origin);
+            parts[part].events.push(event);
+        }
+        parts.retain(|part| !part.is_empty());
+        parts
+    }
+
+    /// Puts together what is left of the parts that [`split_by_key`](Self::split_by_key) made of this batch, in the order
+    /// of the journal.
+    pub fn join(&mut self, parts: Vec<Self>) {
+        let mut all: Vec<_> = parts
+            .into_iter()
+            .flat_map(|part| std::iter::zip(part.origins, part.events))
+            .collect();
+        all.sort_by_key(|(origin, _)| match origin {
+            Origin::Journal(offset) => *offset,
+            Origin::Derived => u64::MAX,
+        });
+        (self.origins, self.events) = all.into_iter().unzip();
     }
 
     /// Why it is delivered, and which part of the log it is.

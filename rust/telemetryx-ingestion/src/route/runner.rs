@@ -67,6 +67,8 @@ pub struct RouteSettings {
     pub filter: FilterConfig,
     /// When a batch is full.
     pub limit: BatchLimit,
+    /// Parts of a batch that are delivered at the same time.
+    pub in_flight: usize,
     /// How it tries again.
     pub retry: RetryConfig,
     /// When it leaves its sink alone.
@@ -123,7 +125,7 @@ impl Route {
                 steps: steps.collect(),
             },
             deliverer: Deliverer {
-                sink: SharedSink::new(sink),
+                sink: SharedSink::new(sink, settings.in_flight),
                 retry: settings.retry,
                 breaker: Breaker::new(&settings.breaker),
                 handle: handle.clone(),

@@ -11,6 +11,7 @@ use crate::sinks::{DeliverError, RejectedBySink, Sink};
 #[derive(Clone)]
 pub(super) struct SharedSink {
     sink: Arc<dyn Sink>,
+    in_flight: usize,
     turn: Arc<Mutex<()>>,
 }
 
@@ -24,8 +25,10 @@ pub(super) struct Delivered {
 }
 
 impl SharedSink {
-    pub(super) fn new(sink: Box<dyn Sink>) -> Self {
+    /// `in_flight`: parts of a batch delivered at the same time, if the sink takes parts.
+    pub(super) fn new(sink: Box<dyn Sink>, in_flight: usize) -> Self {
         Self {
+            in_flight: if sink.takes_parts() { in_flight } else { 1 },
             sink: sink.into(),
             turn: Arc::default(),
         }
@@ -47,6 +50,31 @@ impl SharedSink {
         done: &mut Delivered,
     ) -> Result<(), String> {
         let _turn = self.turn.lock().await;
+        if self.in_flight == 1 {
+            return self.deliver_in_order(batch, done).await;
+        }
+        let mut parts = batch.split_by_key(self.in_flight);
+        let deliveries = parts.iter_mut().map(|part| async {
+            let mut done = Delivered::default();
+            let result = self.deliver_in_order(part, &mut done).await;
+            (done, result)
+        });
+        let results = futures_util::future::join_all(deliveries).await;
+        batch.join(parts);
+        let mut error = Ok(());
+        for (part, result) in results {
+            done.delivered += part.delivered;
+            done.rejected.extend(part.rejected);
+            error = error.and(result);
+        }
+        error
+    }
+
+    async fn deliver_in_order(
+        &self,
+        batch: &mut EventBatch<'_>,
+        done: &mut Delivered,
+    ) -> Result<(), String> {
         // What of it waits, the first part last.
         let mut parts = vec![batch.split_off(0)];
         while let Some(mut part) = parts.pop() {
@@ -167,21 +195,32 @@ mod tests {
         async fn check(&self) -> Result<(), DeliverError> {
             Ok(())
         }
+
+        fn takes_parts(&self) -> bool {
+            true
+        }
+    }
+
+    fn key(offset: u64) -> String {
+        format!("key {}", offset % 7)
     }
 
     proptest! {
         #[test]
-        fn poison_is_found_by_halves_and_all_else_is_delivered_once_and_in_order(
+        fn poison_is_found_by_halves_and_all_else_is_delivered_once_and_in_order_per_key(
             wanted in prop::collection::btree_set(100u64..200, 1..60),
             poison in prop::collection::btree_set(100u64..200, 0..6),
             fails in prop::collection::vec(any::<bool>(), 0..12),
+            in_flight in 1usize..5,
         ) {
             let picky = Arc::new(Picky { poison: poison.clone(), fails: Mutex::new(fails), ..Picky::default() });
-            let sink = SharedSink::new(Box::new(Arc::clone(&picky)));
-            let whole = Stretch { log: LOG, first: 90, end: 210 };
+            let sink = SharedSink::new(Box::new(Arc::clone(&picky)), in_flight);
+            let whole = Stretch { log: LOG, first: 90, end: 210, part: 0 };
             let mut batch = EventBatch::new(Cause::Journal(whole), Timestamp::UNIX_EPOCH);
             for offset in &wanted {
-                batch.push(*offset, Event::new(Timestamp::UNIX_EPOCH));
+                let mut event = Event::new(Timestamp::UNIX_EPOCH);
+                event.partition_key = Some(key(*offset).into());
+                batch.push(*offset, event);
             }
             let mut done = Delivered::default();
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -191,7 +230,12 @@ mod tests {
             let taken = picky.taken.lock();
             let got: Vec<_> = taken.iter().flat_map(|(_, offsets)| offsets.clone()).collect();
             let good: Vec<_> = wanted.difference(&poison).copied().collect();
-            prop_assert_eq!(&got, &good);
+            for of in 0..7 {
+                let of_key = |offsets: &[u64]| -> Vec<_> {
+                    offsets.iter().copied().filter(|offset| key(*offset) == key(of)).collect()
+                };
+                prop_assert_eq!(of_key(&got), of_key(&good));
+            }
             prop_assert_eq!(done.delivered, good.len() as u64);
             let refused: BTreeSet<_> = done.rejected.iter().map(|(origin, _)| match origin {
                 Origin::Journal(offset) => *offset,
@@ -199,11 +243,12 @@ mod tests {
             }).collect();
             prop_assert_eq!(refused, wanted.intersection(&poison).copied().collect());
             // Each part says truly which part of the log it is.
-            let mut behind = whole.first;
+            let mut behind = vec![whole.first; in_flight];
             for (stretch, offsets) in taken.iter() {
-                prop_assert!(behind <= stretch.first && stretch.end <= whole.end);
+                let behind = &mut behind[stretch.part as usize];
+                prop_assert!(*behind <= stretch.first && stretch.end <= whole.end);
                 prop_assert!(offsets.iter().all(|offset| (stretch.first..stretch.end).contains(offset)));
-                behind = stretch.end;
+                *behind = stretch.end;
             }
         }
     }

@@ -102,6 +102,12 @@ pub trait Sink: Send + Sync {
         Ok(())
     }
 
+    /// True if parts of one batch may be delivered at the same time, as `in_flight` of the route says. Not for a sink that
+    /// remembers by offset how far it is.
+    fn takes_parts(&self) -> bool {
+        false
+    }
+
     /// Why a replay to this sink would do harm, if it would.
     fn refuses_replay(&self) -> Option<&'static str> {
         None
