@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `sqlite/` | `sqlite`: raw events in a file, answers `/events` |
 //! | `stats.rs` | `stats`: counters in memory, saved with the route's cursor, answers `/stats` |
+//! | `secret.rs`, `tls.rs` | what sinks that reach a server share: secrets from files, TLS |
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,8 +20,12 @@ use crate::plugin::{self, PluginError};
 use crate::query::EventStore;
 use crate::route::EventBatch;
 
+#[allow(dead_code, reason = "the sinks that take it come next")]
+mod secret;
 mod sqlite;
 mod stats;
+#[allow(dead_code, reason = "the sinks that take it come next")]
+mod tls;
 
 /// Why a batch was not delivered.
 #[derive(Debug, thiserror::Error)]
