@@ -405,7 +405,7 @@ impl Intake {
                             // It is not wrong, only too early: it is no dead letter.
                             Err(error) => {
                                 decoded.memory_spent |= !permit.grow(Refused::bytes_of(&error));
-                                return decoded.refused.errors.push(error);
+                                return decoded.refused.push_unkept(error);
                             }
                         },
                         Err(error) => (error, Some(event)),
@@ -418,10 +418,13 @@ impl Intake {
                 .is_some_and(|event| is_foreign(event, identity));
             decoded.foreign += usize::from(foreign);
             // A few bytes of body can be many refused events: what is kept of each counts.
-            if permit.grow(Refused::bytes_of(&error)) {
-                decoded.refused.push(error, raw, event.as_ref());
-            } else {
+            if !permit.grow(Refused::bytes_of(&error)) {
                 decoded.memory_spent = true;
+            } else if foreign {
+                // Its letter would know nothing of the key, and be taken in once it is sent again.
+                decoded.refused.push_unkept(error);
+            } else {
+                decoded.refused.push(error, raw, event.as_ref());
             }
         })?;
         Ok(decoded)
@@ -472,20 +475,18 @@ impl Intake {
         let Refused { errors, letters } = refused;
         let letters = letters.map(|letters| letters.of_request(request_id));
         let kept = match letters {
-            Some(Ok((letters, permit))) if !letters.is_empty() => {
-                self.control.keep(letters, Some(permit)).await
+            Some(Ok((letters, codes, permit))) if !letters.is_empty() => {
+                let kept = self.control.keep(letters, Some(permit)).await;
+                kept.map(|()| codes)
             }
             Some(Err(_)) => Err(ControlError::Busy),
             Some(Ok(_)) | None => return Rejections::of(errors),
         };
         match kept {
             Err(error) => self.overload.letters_lost(&error),
-            Ok(()) => {
-                for error in errors
-                    .iter()
-                    .filter(|error| error.code != ErrorCode::RateLimited)
-                {
-                    dead_letters("", Stage::Validation.as_str(), error.code.as_str(), 1);
+            Ok(codes) => {
+                for code in codes {
+                    dead_letters("", Stage::Validation.as_str(), code.as_str(), 1);
                 }
             }
         }

@@ -6,8 +6,8 @@ mod support;
 
 use std::time::Duration;
 
-use serde_json::Value;
-use support::{SOON, TS, assert_books_balance, service, settle, stored};
+use serde_json::{Value, json};
+use support::{SOON, TS, assert_books_balance, service, settle, sha256, start, stored};
 use telemetryx_testkit::{Connection, Service, TestSeed, eventually};
 
 /// The migration wants an object; every event with text as payload is a dead letter of the route `store`.
@@ -77,6 +77,51 @@ fn what_a_processor_refused_is_delivered_once_it_is_sent_again() {
     assert_eq!(letters(&service), 5 * BAD_IN_TEN);
     assert_books_balance(&service);
     mend_and_redrive(&mut service, 50);
+}
+
+#[test]
+fn what_a_key_may_not_send_is_no_letter_that_could_be_sent_again() {
+    let service = start(&format!(
+        "auth: {{ keys: [ {{ name: web, sha256: {}, source: web }} ] }}",
+        sha256("web-key"),
+    ));
+    let post = |body: String| {
+        service.request(
+            "POST",
+            "/ingest",
+            &[("x-api-key", "web-key")],
+            body.as_bytes(),
+        )
+    };
+    let of = |source: &str, ts: &str| format!(r#"{{"ts":"{ts}","source":"{source}"}}"#);
+    post(of("bank", TS)).expect_status(403);
+    // Also if more is wrong with it, which time may mend.
+    post(of("bank", "2199-01-01T00:00:00Z")).expect_status(403);
+    let mixed = [of("web", TS), of("bank", TS), of("web", "long ago")].join(",");
+    let answer = post(format!("[{mixed}]")).expect_status(202).json();
+    assert_eq!(
+        (&answer["accepted"], &answer["rejected"]),
+        (&json!(1), &json!(2))
+    );
+    assert_eq!(answer["errors"][0]["code"], "not_allowed", "{answer}");
+    assert_eq!(assert_books_balance(&service)["door"]["refused"], 4);
+
+    // The key's own event is the only letter, and the only one that is counted as kept.
+    let letters = service.get("/dead-letters").json();
+    assert_eq!(letters["count"], 1, "{letters}");
+    assert_eq!(letters["dead_letters"][0]["code"], "invalid_timestamp");
+    let metrics = service.get("/metrics").text().to_owned();
+    assert!(!metrics.contains("code=\"not_allowed\""), "{metrics}");
+    service.run(&["dead-letters", "redrive", "--all", "--wait"]);
+    settle(&service);
+    let stored = service.get("/events").json();
+    let sources: Vec<_> = stored["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| &event["source"])
+        .collect();
+    assert_eq!(sources, ["web"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Events of one request that were refused, and what their dead letters keep.
 
-use telemetryx_common::{Event, EventError, json};
+use telemetryx_common::{ErrorCode, Event, EventError, json};
 
 use super::decode::Raw;
 use crate::admission::MemoryPermit;
@@ -20,6 +20,8 @@ pub(super) struct Refused {
 /// Dead letters, and the memory they take.
 pub(super) struct Letters {
     letters: Vec<DeadLetter>,
+    /// Why each was refused.
+    codes: Vec<ErrorCode>,
     /// `None` once there was too little: then none is kept.
     permit: Option<MemoryPermit>,
 }
@@ -33,10 +35,7 @@ impl Refused {
     pub(super) fn new(permit: Option<MemoryPermit>) -> Self {
         Self {
             errors: Vec::new(),
-            letters: permit.map(|permit| Letters {
-                letters: Vec::new(),
-                permit: Some(permit),
-            }),
+            letters: permit.map(|permit| Letters::within(Some(permit))),
         }
     }
 
@@ -45,16 +44,30 @@ impl Refused {
         BYTES + error.message.len()
     }
 
-    /// One more; `event` is there if it could be read.
+    /// One more, and its letter; `event` is there if it could be read.
     pub(super) fn push(&mut self, error: EventError, raw: Raw<'_>, event: Option<&Event<'_>>) {
         if let Some(letters) = &mut self.letters {
             letters.push(&error, raw, event);
         }
+        self.push_unkept(error);
+    }
+
+    /// One more, of which nothing is kept.
+    pub(super) fn push_unkept(&mut self, error: EventError) {
         self.errors.push(error);
     }
 }
 
 impl Letters {
+    /// None yet.
+    fn within(permit: Option<MemoryPermit>) -> Self {
+        Self {
+            letters: Vec::new(),
+            codes: Vec::new(),
+            permit,
+        }
+    }
+
     fn push(&mut self, error: &EventError, raw: Raw<'_>, event: Option<&Event<'_>>) {
         let Some(permit) = &mut self.permit else {
             return;
@@ -71,12 +84,10 @@ impl Letters {
             }
         };
         if !permit.grow(Refused::bytes_of(error) + body.len()) {
-            *self = Self {
-                letters: Vec::new(),
-                permit: None,
-            };
+            *self = Self::within(None);
             return;
         }
+        self.codes.push(error.code);
         self.letters.push(DeadLetter {
             route: None,
             stage: Stage::Validation,
@@ -90,16 +101,16 @@ impl Letters {
         });
     }
 
-    /// The letters, with the request that brought them.
+    /// The letters, with the request that brought them; and why each was refused.
     pub(super) fn of_request(
         mut self,
         request_id: &str,
-    ) -> Result<(Vec<DeadLetter>, MemoryPermit), NoMemory> {
+    ) -> Result<(Vec<DeadLetter>, Vec<ErrorCode>, MemoryPermit), NoMemory> {
         for letter in &mut self.letters {
             letter.request_id = Some(request_id.to_owned());
         }
         self.permit
-            .map(|permit| (self.letters, permit))
+            .map(|permit| (self.letters, self.codes, permit))
             .ok_or(NoMemory)
     }
 }
