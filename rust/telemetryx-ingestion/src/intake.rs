@@ -57,7 +57,8 @@ pub struct Caller<'c> {
 pub enum Credentials<'c> {
     /// An API key, or none; keys are asked for if the config has any.
     Key(Option<&'c str>),
-    /// The protocol knows it by other means, such as a signature over the body: no key is asked for.
+    /// The protocol knows it by other means, such as a signature over the body: no key is asked for. Until it does, the
+    /// caller is a stranger, limited by its address; after that [`Intake::take_shared`] is its affair.
     Own,
 }
 
@@ -161,13 +162,15 @@ impl Intake {
         tell: impl FnOnce(Allowance),
     ) -> Result<Admission, Refusal> {
         let Caller { peer, credentials } = caller;
-        let identity = match credentials {
-            Credentials::Key(key) => self.keys.identify(key)?,
-            Credentials::Own => None,
+        let (identity, taken) = match credentials {
+            Credentials::Key(key) => {
+                let identity = self.identify(key, peer)?;
+                let taken = self.take_token(peer, identity.as_deref());
+                (identity, taken)
+            }
+            Credentials::Own => (None, self.limiter(|limiter| limiter.take_unknown(peer))),
         };
-        let allowance = self
-            .take_token(peer, identity.as_deref())
-            .map_err(|spent| self.rate_limited(peer, spent))?;
+        let allowance = taken.map_err(|spent| self.rate_limited(peer, spent))?;
         allowance.map(tell);
         let share = match self.overflow.decide() {
             Verdict::Accept => Share::All,
@@ -190,6 +193,36 @@ impl Intake {
         })
     }
 
+    /// Whose key this is; `None` if the service is open.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthorized`] without a key, or with one that is not known; logged.
+    pub fn identify(
+        &self,
+        key: Option<&str>,
+        peer: IpAddr,
+    ) -> Result<Option<Arc<Identity>>, Refusal> {
+        let identified = self.keys.identify(key);
+        identified.inspect_err(|_| self.overload.key_refused(peer))
+    }
+
+    /// Takes the token that all senders share, if there is one: of those with [`Credentials::Own`] it is asked for once
+    /// the protocol knows who they are.
+    ///
+    /// # Errors
+    /// [`Refusal::RateLimited`].
+    pub fn take_shared(&self, peer: IpAddr) -> Result<Option<Allowance>, Refusal> {
+        self.limiter(RateLimiter::take_shared)
+            .map_err(|spent| self.rate_limited(peer, spent))
+    }
+
+    fn limiter(
+        &self,
+        take: impl FnOnce(&RateLimiter) -> Result<Option<Allowance>, Spent>,
+    ) -> Result<Option<Allowance>, Spent> {
+        self.rate_limiter.as_ref().map_or(Ok(None), take)
+    }
+
     /// One token of the key's own bucket, and one of that for everybody in its place. The key's own comes first: a client
     /// over its own limit takes nothing from those who share a bucket with it.
     fn take_token(
@@ -198,10 +231,7 @@ impl Intake {
         identity: Option<&Identity>,
     ) -> Result<Option<Allowance>, Spent> {
         let own = identity.map_or(Ok(None), Identity::take)?;
-        let general = match &self.rate_limiter {
-            Some(limiter) => limiter.take(peer, identity)?,
-            None => None,
-        };
+        let general = self.limiter(|limiter| limiter.take(peer, identity))?;
         Ok(own.map_or(general, |own| Some(own.tighter(general))))
     }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use support::webhooks::{KEY, RING, motion, ring};
 use support::{
     DEAD_ROUTE, SOON, TS, accepted, assert_answer, assert_books_balance, error, event, events,
     log_line, metric, retry_after, service, settle, sha256, start, stored,
@@ -73,6 +74,44 @@ fn each_address_has_a_bucket_of_its_own_and_hears_what_is_left_in_it() {
     assert_eq!((asked.status, asked.header("ratelimit-limit")), (200, None));
     assert_eq!(assert_books_balance(&service)["door"]["rate_limited"], 3);
     assert_eq!(service.get("/status").json()["rate_limit"]["buckets"], 2);
+}
+
+#[test]
+fn who_does_not_sign_spends_nothing_of_what_all_senders_share() {
+    let service = start(&format!(
+        "auth: {{ keys: [ {{ name: web, sha256: {} }} ] }}
+{RING}
+admission: {{ rate_limit: {{ enabled: true, per: all, rps: 0.01, burst: 4 }} }}",
+        sha256("web-key"),
+    ));
+    // A stranger is limited by its address, with a bucket of the same size.
+    let mut stranger = from(1, &service);
+    let mut unsigned = |_| {
+        stranger
+            .request("POST", "/webhooks/ring", &[], b"{}")
+            .unwrap()
+    };
+    let answers: Vec<_> = (0..6).map(|n| unsigned(n).status).collect();
+    assert_eq!(answers, [401, 401, 401, 401, 429, 429]);
+    // All that are known still share a whole one: keys, and deliveries that are signed.
+    let mut known = from(2, &service);
+    let mut keyed = || {
+        let headers = [("x-api-key", "web-key")];
+        known
+            .request("POST", "/ingest", &headers, event("a").as_bytes())
+            .unwrap()
+    };
+    let signed = |id: &str| ring(&service, KEY, motion(id));
+    let answer = keyed();
+    assert_eq!((answer.status, allowance(&answer)[1]), (202, 3));
+    let answer = signed("1");
+    assert_eq!((answer.status, allowance(&answer)[1]), (202, 2));
+    assert_eq!((keyed().status, signed("2").status), (202, 202));
+    assert_eq!((keyed().status, signed("3").status), (429, 429));
+    let ledger = assert_books_balance(&service);
+    assert_eq!(ledger["accepted"], 4);
+    assert_eq!(ledger["door"]["rate_limited"], 4);
+    assert_eq!(ledger["door"]["unsigned"], 4);
 }
 
 #[test]

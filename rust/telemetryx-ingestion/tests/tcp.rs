@@ -356,8 +356,22 @@ fn keys_are_shown_once_in_a_frame_of_their_own() {
             "message": "send an API key first, in a frame of its own: {\"key\":\"<key>\"}"
         }})
     );
-    let answer = frames.ask(r#"{"key":"wrong"}"#).unwrap();
-    assert_eq!(answer["status"], 401, "{answer}");
+    let counted = || {
+        let count = |name| metric(&service, &format!("ingestion_requests{name}_total"));
+        (count(""), count("_errors"))
+    };
+    assert_eq!(counted(), (1.0, 1.0));
+    for guesses in 2..5 {
+        let answer = frames.ask(r#"{"key":"wrong"}"#).unwrap();
+        assert_eq!(answer["status"], 401, "{answer}");
+        // Whoever guesses keys is seen.
+        assert_eq!(counted(), (f64::from(guesses), f64::from(guesses)));
+    }
+    let log = service.log();
+    assert!(
+        log.contains("no API key, or one that is not known"),
+        "{log}"
+    );
     assert_eq!(frames.ask(event("b")).unwrap()["status"], 401);
     // The key and what follows it may be sent together.
     frames.send(r#" { "key" : "secret" } "#).unwrap();

@@ -154,7 +154,8 @@ impl Each {
 
 #[derive(Debug)]
 enum Per {
-    All(Bucket),
+    /// One for all who have shown who they are; the others by address.
+    All(Bucket, Each),
     Address(Each),
     /// In the order of the config; requests without a key by address.
     Key(Vec<Bucket>, Each),
@@ -177,7 +178,7 @@ impl RateLimiter {
         let each = || Each::new(config.rps, config.burst);
         let one = || Bucket::new(config.rps, config.burst);
         let per = match config.per {
-            RateLimitPer::All => Per::All(one()?),
+            RateLimitPer::All => Per::All(one()?, each()?),
             RateLimitPer::SourceIp => Per::Address(each()?),
             RateLimitPer::Key => {
                 Per::Key((0..keys).map(|_| one()).collect::<Option<_>>()?, each()?)
@@ -197,7 +198,7 @@ impl RateLimiter {
         identity: Option<&Identity>,
     ) -> Result<Option<Allowance>, Spent> {
         let taken = match &self.per {
-            Per::All(bucket) => bucket.take(),
+            Per::All(bucket, _) => bucket.take(),
             Per::Address(each) => each.take(&network(peer)),
             Per::Key(keys, others) => {
                 match identity.and_then(|identity| keys.get(identity.place)) {
@@ -210,6 +211,29 @@ impl RateLimiter {
         taken.map(Some)
     }
 
+    /// Takes one token for a request whose sender is not known before its body is read: none that those who are known
+    /// share, so that strangers cannot spend it. `None` if it is events that take them.
+    ///
+    /// # Errors
+    /// [`Spent`] if there is none.
+    pub fn take_unknown(&self, peer: IpAddr) -> Result<Option<Allowance>, Spent> {
+        match &self.per {
+            Per::All(_, strangers) => strangers.take(&network(peer)).map(Some),
+            Per::Address(_) | Per::Key(..) | Per::Source(_) => self.take(peer, None),
+        }
+    }
+
+    /// Takes what [`RateLimiter::take_unknown`] left for later, once it is known who sent the request.
+    ///
+    /// # Errors
+    /// [`Spent`] if there is none.
+    pub fn take_shared(&self) -> Result<Option<Allowance>, Spent> {
+        match &self.per {
+            Per::All(bucket, _) => bucket.take().map(Some),
+            Per::Address(_) | Per::Key(..) | Per::Source(_) => Ok(None),
+        }
+    }
+
     /// Takes one token for an event of this source; `None` if it is requests that take them.
     ///
     /// # Errors
@@ -218,7 +242,7 @@ impl RateLimiter {
         match &self.per {
             // A number and the name of the same digits are one source.
             Per::Source(each) => each.take(&*source.as_text()).map(Some),
-            Per::All(_) | Per::Address(_) | Per::Key(..) => Ok(None),
+            Per::All(..) | Per::Address(_) | Per::Key(..) => Ok(None),
         }
     }
 
@@ -230,25 +254,18 @@ impl RateLimiter {
 
     /// Forgets buckets that are full again; called now and then.
     pub fn tidy(&self) {
-        if let Some(each) = self.each() {
-            each.governor.retain_recent();
-        }
+        self.each().governor.retain_recent();
     }
 
     /// How many buckets of single clients there are, and what they take.
     #[must_use]
     pub fn held(&self) -> BucketsHeld {
-        let none = BucketsHeld {
-            buckets: 0,
-            bytes: 0,
-        };
-        self.each().map_or(none, |each| each.buckets.held())
+        self.each().buckets.held()
     }
 
-    fn each(&self) -> Option<&Each> {
+    fn each(&self) -> &Each {
         match &self.per {
-            Per::Address(each) | Per::Key(_, each) | Per::Source(each) => Some(each),
-            Per::All(_) => None,
+            Per::All(_, each) | Per::Address(each) | Per::Key(_, each) | Per::Source(each) => each,
         }
     }
 }

@@ -127,7 +127,18 @@ impl HttpDoor {
                 .admit_telling(caller, |left| allowance.tell(left))
                 .inspect_err(|refusal| tell_spent(allowance, refusal))?;
             let checked = check(headers)?;
-            let verify = |sent: &[u8]| verify(&checked, sent);
+            let verify = |sent: &[u8]| {
+                verify(&checked, sent)?;
+                if keys == Keys::NotAsked {
+                    let left = self.intake.take_shared(caller.peer);
+                    if let Some(left) =
+                        left.inspect_err(|refusal| tell_spent(allowance, refusal))?
+                    {
+                        allowance.tell(left);
+                    }
+                }
+                Ok(())
+            };
             let memory = &self.intake.memory;
             let read = body::read(headers, &mut body, self.limits, memory, verify).await;
             let (body, permit) = read.inspect_err(|refusal| self.book_memory(refusal))?;

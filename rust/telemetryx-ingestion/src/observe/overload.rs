@@ -25,6 +25,7 @@ pub struct OverloadLog {
     buffer_full: Repeated,
     letters_lost: Repeated,
     signature_failed: Repeated,
+    key_refused: Repeated,
 }
 
 impl OverloadLog {
@@ -89,6 +90,13 @@ impl OverloadLog {
         if let Some(count) = self.signature_failed.tick() {
             let fault = fault.as_str();
             tracing::warn!(webhook, fault, count, source_ip = %peer, "a delivery without a right signature");
+        }
+    }
+
+    /// A producer showed no API key, or one that is not known. 401.
+    pub fn key_refused(&self, peer: IpAddr) {
+        if let Some(count) = self.key_refused.tick() {
+            tracing::warn!(count, source_ip = %peer, "no API key, or one that is not known");
         }
     }
 

@@ -314,7 +314,8 @@ impl<'f> FrameReader<'f> {
     }
 
     fn identify(&mut self, key: String) -> Result<Option<String>, Refusal> {
-        let identified = self.frames.intake.keys.identify(Some(&key));
+        let peer = self.peer.address.ip();
+        let identified = self.frames.intake.identify(Some(&key), peer);
         self.key = identified.is_ok().then_some(key);
         identified.map(|identity| Some(identity?.name.clone()))
     }
