@@ -779,17 +779,17 @@ fn unknown_paths_and_methods_are_404_and_405() {
         let message = format!("there is nothing at `{path}`");
         assert_answer(&service.get(path), 404, error("not_found", &message));
     }
-    let takes = |what| error("method_not_allowed", what);
-    assert_answer(
-        &service.get("/ingest"),
-        405,
-        takes("this endpoint takes POST"),
-    );
-    assert_answer(
-        &service.request("PUT", "/ingest", &[], b"{}"),
-        405,
-        takes("this endpoint takes POST"),
-    );
+    let assert_takes = |method: &str, path: &str, methods: &str| {
+        let answer = service.request(method, path, &[], b"{}");
+        let message = format!("this endpoint takes {methods}");
+        assert_answer(&answer, 405, error("method_not_allowed", &message));
+        assert_eq!(answer.header("allow"), Some(methods), "{method} {path}");
+    };
+    assert_takes("GET", "/ingest", "POST");
+    assert_takes("PUT", "/ingest", "POST");
+    assert_takes("POST", "/dead-letters", "GET");
+    assert_takes("PUT", "/dead-letters/redrive", "POST");
+    assert_takes("GET", "/replays", "POST");
     for path in [
         "/health",
         "/healthz",
@@ -801,11 +801,7 @@ fn unknown_paths_and_methods_are_404_and_405() {
         "/ledger",
         "/status",
     ] {
-        assert_answer(
-            &service.post_json(path, "{}"),
-            405,
-            takes("this endpoint takes GET"),
-        );
+        assert_takes("POST", path, "GET, HEAD");
     }
 }
 
@@ -1024,7 +1020,7 @@ inventory::submit! { ValidationPluginFactory { name: "PanicsInTests", constructo
 fn a_panicking_plug_in_is_500_for_that_request_and_no_other() {
     let scratch = tempfile::tempdir().unwrap();
     let config = format!(
-        "{{ data_dir: {:?}, http: {{ port: 0 }}, validation: {{ plugins: [ {{ name: PanicsInTests }} ] }} }}",
+        "{{ data_dir: {:?}, http: {{ port: 0 }}, otlp: {{ enabled: false }}, validation: {{ plugins: [ {{ name: PanicsInTests }} ] }} }}",
         scratch.path()
     );
     let config = Config::from_text(&config, Language::Yaml).unwrap();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use ::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use ::http::{HeaderName, HeaderValue, Response, StatusCode};
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -206,6 +206,10 @@ fn with_class(
         Refusal::Unsigned(_) => Some("Signature"),
         _ => None,
     };
+    if let Refusal::MethodNotAllowed(methods) = refusal {
+        let methods = HeaderValue::from_static(methods);
+        answer.headers_mut().insert(ALLOW, methods);
+    }
     if let Some(challenge) = challenge {
         let challenge = HeaderValue::from_static(challenge);
         answer

@@ -161,7 +161,7 @@ impl HttpService {
             return self.administer(query, &path, request).await;
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) && endpoint != Endpoint::Other {
-            return Err(Refusal::MethodNotAllowed("GET"));
+            return Err(Refusal::MethodNotAllowed("GET, HEAD"));
         }
         let parameters = query::parameters(request.uri().query());
         let ok = |value| Ok(answer::value(StatusCode::OK, &value));

@@ -79,7 +79,7 @@ pub enum Refusal {
     /// There is nothing of that name.
     #[error("{0}")]
     NotFound(String),
-    /// There is something of that name, but not with this method.
+    /// There is something of that name, but not with this method: those it takes, as the header `Allow` lists them.
     #[error("this endpoint takes {0}")]
     MethodNotAllowed(&'static str),
     /// The client sends too often.

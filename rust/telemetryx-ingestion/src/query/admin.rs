@@ -116,8 +116,9 @@ pub fn answer(
             }
             Err(error) => Err(sqlite(error)),
         },
+        (_, ["dead-letters", "redrive"] | ["replays"]) => Err(Refusal::MethodNotAllowed("POST")),
         (_, ["dead-letters"] | ["dead-letters" | "replays", _]) => {
-            Err(Refusal::MethodNotAllowed("GET or POST"))
+            Err(Refusal::MethodNotAllowed("GET"))
         }
         _ => Err(Refusal::NotFound(format!("there is nothing at `{path}`"))),
     }
