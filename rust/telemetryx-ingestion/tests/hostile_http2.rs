@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use support::{SOON, accepted, assert_answer, event, metric, start};
+use support::{SOON, accepted, assert_answer, event, metric, sha256, start};
 use telemetryx_testkit::{H2Connection, Service, eventually, h2_frame};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -197,6 +197,43 @@ fn header_block_that_comes_slowly_is_cut_off() {
         begun.elapsed()
     );
     assert_serves(&service, "good");
+}
+
+#[test]
+fn bodies_of_strangers_that_nobody_reads_take_no_memory() {
+    let service = start(&format!(
+        "auth: {{ keys: [ {{ name: shop, sha256: {} }} ] }}",
+        sha256("shop-key")
+    ));
+    service.get("/healthz").expect_status(200);
+    let before = service.rss_kib();
+    // As many requests as bodies are read at a time, to be forgotten; these never end.
+    let mut endless = H2Connection::open(&service.address()).unwrap();
+    for _ in 0..64 {
+        let stream = endless.begin("/ingest", b" ").unwrap();
+        assert_eq!(endless.answer(stream).unwrap().0, 401);
+    }
+    // Others send what the windows of two requests allow them.
+    let body = vec![b' '; 127 << 10];
+    let mut others = Vec::new();
+    for _ in 0..200 {
+        let mut other = H2Connection::open(&service.address()).unwrap();
+        // The windows are larger once the server has said so.
+        assert_eq!(other.request("GET", "/healthz", &[], b"").unwrap().0, 200);
+        let streams = [(); 2].map(|()| other.begin("/ingest", &body).unwrap());
+        for stream in streams {
+            assert_eq!(other.answer(stream).unwrap().0, 401);
+        }
+        others.push(other);
+    }
+    // Nothing went wrong on these connections, and all that was sent has been taken.
+    for other in &mut others {
+        assert_eq!(other.request("GET", "/healthz", &[], b"").unwrap().0, 200);
+        assert_eq!(other.goaway(), None);
+    }
+    let peak = service.rss_peak_kib();
+    println!("200 times 254 KiB: {before} KiB, at most {peak} KiB");
+    assert!(peak < before + 200 * 100, "{before} KiB became {peak} KiB");
 }
 
 #[test]

@@ -91,19 +91,8 @@ impl H2Connection {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Result<u32, Error> {
-        let stream = self.next;
-        self.next += 2;
-        let mut block = Vec::new();
-        let authority = self.authority.clone();
-        literal(&mut block, ":method", method);
-        literal(&mut block, ":scheme", self.scheme);
-        literal(&mut block, ":path", path);
-        literal(&mut block, ":authority", &authority);
-        for (name, value) in headers {
-            literal(&mut block, name, value);
-        }
-        let flags = END_HEADERS | if body.is_empty() { END_STREAM } else { 0 };
-        self.send(HEADERS, flags, stream, &block)?;
+        let ends = if body.is_empty() { END_STREAM } else { 0 };
+        let stream = self.send_head(ends, method, path, headers)?;
         let mut chunks = body.chunks(16_384).peekable();
         while let Some(chunk) = chunks.next() {
             let last = if chunks.peek().is_none() {
@@ -116,17 +105,41 @@ impl H2Connection {
         Ok(stream)
     }
 
-    /// Sends the head of a request whose body is still to come, then takes it back at once.
-    pub fn start_and_reset(&mut self, path: &str) -> Result<(), Error> {
+    /// Sends the head of a request and these bytes of its body, of which more could come, and returns its stream.
+    pub fn begin(&mut self, path: &str, bytes: &[u8]) -> Result<u32, Error> {
+        let stream = self.send_head(0, "POST", path, &[])?;
+        for chunk in bytes.chunks(16_384) {
+            self.send(DATA, 0, stream, chunk)?;
+        }
+        Ok(stream)
+    }
+
+    fn send_head(
+        &mut self,
+        flags: u8,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<u32, Error> {
         let stream = self.next;
         self.next += 2;
         let mut block = Vec::new();
-        let authority = self.authority.clone();
-        literal(&mut block, ":method", "POST");
-        literal(&mut block, ":scheme", self.scheme);
-        literal(&mut block, ":path", path);
-        literal(&mut block, ":authority", &authority);
-        self.send(HEADERS, END_HEADERS, stream, &block)?;
+        let own = [
+            (":method", method),
+            (":scheme", self.scheme),
+            (":path", path),
+            (":authority", &self.authority),
+        ];
+        for (name, value) in own.iter().chain(headers) {
+            literal(&mut block, name, value);
+        }
+        self.send(HEADERS, END_HEADERS | flags, stream, &block)?;
+        Ok(stream)
+    }
+
+    /// Sends the head of a request whose body is still to come, then takes it back at once.
+    pub fn start_and_reset(&mut self, path: &str) -> Result<(), Error> {
+        let stream = self.begin(path, &[])?;
         self.send(RST_STREAM, 0, stream, &8u32.to_be_bytes())
     }
 

@@ -18,7 +18,8 @@ use crate::intake::{MEMORY_SPENT, Refusal};
 const STEP: usize = 64 << 10;
 /// Most bytes read and forgotten of a body that is not wanted.
 const DISCARDED_MAX: usize = 64 << 20;
-/// How many such bodies are read at a time, over all connections: each takes a buffer that no budget knows of.
+/// How many such bodies are read at a time, over all connections: each takes a buffer that no budget knows of. Those
+/// beyond are not waited with, which would keep what has arrived of them in memory.
 static DISCARDING: Semaphore = Semaphore::const_new(64);
 
 /// The limits of one body.
@@ -67,10 +68,11 @@ pub(super) fn discard(headers: &HeaderMap, mut body: Incoming, limits: BodyLimit
     if body.is_end_stream() || headers.contains_key(EXPECT) {
         return;
     }
+    let Ok(turn) = DISCARDING.try_acquire() else {
+        return;
+    };
     tokio::spawn(tokio::time::timeout(limits.time, async move {
-        let Ok(_turn) = DISCARDING.acquire().await else {
-            return;
-        };
+        let _turn = turn;
         let mut left = DISCARDED_MAX;
         while let Some(Ok(frame)) = body.frame().await {
             let length = frame.data_ref().map_or(0, Bytes::len);

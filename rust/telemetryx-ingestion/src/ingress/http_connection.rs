@@ -26,6 +26,11 @@ use crate::config::HttpConfig;
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Requests at a time on one HTTP/2 connection.
 const H2_STREAMS_MAX: u32 = 128;
+/// Bytes that a client may send on one HTTP/2 connection before we have read them; no budget knows of those that lie
+/// there. (hyper's own bound is 1 MiB.)
+const H2_CONNECTION_WINDOW: u32 = 256 << 10;
+/// The same of one request: two that nobody reads leave room for others.
+const H2_STREAM_WINDOW: u32 = 128 << 10;
 /// Bytes of headers in one request.
 const HEADERS_MAX: usize = 16 << 10;
 /// An HTTP/2 connection without a request is ended after so many times the time for a request's head, even if it gives
@@ -120,6 +125,8 @@ pub(super) fn http2_builder(header_timeout: Duration) -> http2::Builder<TokioExe
     http2
         .timer(TokioTimer::new())
         .max_concurrent_streams(H2_STREAMS_MAX)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .initial_stream_window_size(H2_STREAM_WINDOW)
         .max_header_list_size(HEADERS_MAX as u32)
         .max_pending_accept_reset_streams(64)
         .keep_alive_interval(H2_PING.min(header_timeout))
