@@ -20,8 +20,13 @@ use super::{Answered, Frames};
 use crate::admission::MemoryPermit;
 use crate::intake::Refusal;
 
-/// While so many bytes of answers wait for the client, nothing is read from it.
-const OUT_MAX: usize = 64 << 10;
+/// While so many bytes of answers wait for the client, nothing more is answered, nor read from it; no budget knows of them.
+const OUT_MAX: usize = 16 << 10;
+/// The same for a client that has not shown the key it is asked for: it gets nothing but refusals.
+const OUT_MAX_STRANGER: usize = 4 << 10;
+/// Frames of such a client under way: each is refused at once.
+const IN_FLIGHT_STRANGER: usize = 1;
+
 /// A connection's state.
 pub(super) struct Connection<'f> {
     frames: &'f Frames,
@@ -92,7 +97,7 @@ impl<'f> Connection<'f> {
         loop {
             while !self.is_closing
                 && (!stopping || self.reader.is_in_frame())
-                && in_flight.len() < frames.limits.in_flight
+                && in_flight.len() < self.in_flight_max()
             {
                 let Some(frame) = self.reader.next() else {
                     break;
@@ -130,6 +135,22 @@ impl<'f> Connection<'f> {
         }
     }
 
+    fn in_flight_max(&self) -> usize {
+        if self.reader.is_of_stranger() {
+            IN_FLIGHT_STRANGER
+        } else {
+            self.frames.limits.in_flight
+        }
+    }
+
+    fn out_max(&self) -> usize {
+        if self.reader.is_of_stranger() {
+            OUT_MAX_STRANGER
+        } else {
+            OUT_MAX
+        }
+    }
+
     fn is_sent(&self) -> bool {
         self.out.is_empty() && self.is_flushed
     }
@@ -153,7 +174,7 @@ impl<'f> Connection<'f> {
         if progress {
             return Poll::Ready(Event::Progress);
         }
-        let has_room = in_flight.len() < self.frames.limits.in_flight && self.out.len() < OUT_MAX;
+        let has_room = in_flight.len() < self.in_flight_max() && self.out.len() < self.out_max();
         if self.is_closing || !has_room {
             self.reader.pause();
         } else {
@@ -177,7 +198,10 @@ impl<'f> Connection<'f> {
         F: Future<Output = Answered>,
     {
         let mut any = false;
-        while let Poll::Ready(Some(answered)) = in_flight.poll_next_unpin(context) {
+        // Where there is no room it is the client that wakes us, by taking some.
+        while self.out.len() < self.out_max()
+            && let Poll::Ready(Some(answered)) = in_flight.poll_next_unpin(context)
+        {
             if self.out.is_empty() {
                 self.stalled = Instant::now();
             }

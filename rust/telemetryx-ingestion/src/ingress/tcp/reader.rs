@@ -14,8 +14,9 @@ use crate::intake::{Admission, Caller, Credentials, MEMORY_SPENT, Refusal};
 const HEAD: usize = 4;
 /// Most memory taken for a frame before its first byte.
 const STEP: usize = 64 << 10;
-/// Fewest bytes asked of the socket, and most of them beyond the frame that is read; no budget knows of them.
-const AHEAD: std::ops::RangeInclusive<usize> = 4 << 10..=64 << 10;
+/// Fewest bytes asked of the socket, and most of them beyond the frame that is read; no budget knows of them. A client
+/// that has not shown the key it is asked for never gets more than the fewest.
+const AHEAD: std::ops::RangeInclusive<usize> = 4 << 10..=16 << 10;
 /// What the state of a frame under way takes beside its bytes.
 const FRAME_BYTES: usize = 4 << 10;
 /// A longer frame is no key.
@@ -131,7 +132,7 @@ impl<'f> FrameReader<'f> {
 
     /// So many bytes were read into it, of so many that were asked for: one that fills its buffer gets a larger one.
     pub(super) fn filled(&mut self, read: usize, spare: usize) {
-        if read == spare {
+        if read == spare && !self.is_of_stranger() {
             self.ahead = (self.ahead * 2).min(*AHEAD.end());
         }
     }
@@ -140,6 +141,11 @@ impl<'f> FrameReader<'f> {
     pub(super) fn rest(&mut self) {
         self.buffer = BytesMut::new();
         self.ahead = *AHEAD.start();
+    }
+
+    /// True if the client has not shown the key that it is asked for.
+    pub(super) fn is_of_stranger(&self) -> bool {
+        self.key.is_none() && !self.frames.intake.keys.is_open()
     }
 
     /// True if nothing of a next frame has come.
