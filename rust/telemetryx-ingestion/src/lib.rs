@@ -26,6 +26,7 @@ pub mod ingress;
 pub mod intake;
 pub mod journal;
 pub mod observe;
+mod pem;
 pub mod plugin;
 pub mod processors;
 pub mod query;

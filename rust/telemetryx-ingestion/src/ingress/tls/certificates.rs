@@ -1,28 +1,23 @@
 //! Certificates from files, and from the same files again when they change.
 
 use std::convert::Infallible;
-use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig};
 
 use crate::config::{Config, ConfigError, TlsConfig};
 use crate::observe::CertificateStates;
+use crate::pem;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_millis(500);
-/// How much of a file is read.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The certificates that one section of the config names.
 pub(in crate::ingress) struct Certificates {
@@ -39,6 +34,8 @@ struct Seen {
     read: Stamp,
     /// Those that were there at the last look.
     last: Stamp,
+    /// When they were first seen as they are.
+    since: Instant,
 }
 
 impl Certificates {
@@ -61,6 +58,7 @@ impl Certificates {
             seen: Mutex::new(Seen {
                 last: read.clone(),
                 read,
+                since: Instant::now(),
             }),
             states: Arc::clone(states),
         })
@@ -81,13 +79,17 @@ impl Certificates {
         }
     }
 
-    /// Takes the files over if they changed and have been the same for one look: a certificate and its key are seldom
-    /// written at once. Files that cannot be used are told once for each change.
+    /// Takes the files over if they changed and have been the same for [`LOOK`], whoever looked: a certificate and its key
+    /// are seldom written at once. Files that cannot be used are told once for each change.
     fn look(&self) {
         let now = Stamp::of(&self.files);
         let mut seen = self.seen.lock();
-        let rests = std::mem::replace(&mut seen.last, now.clone()) == now;
-        if !rests || now == seen.read {
+        if now != seen.last {
+            seen.last = now;
+            seen.since = Instant::now();
+            return;
+        }
+        if now == seen.read || seen.since.elapsed() < LOOK {
             return;
         }
         seen.read = now;
@@ -141,16 +143,11 @@ fn server_config(key: &str, files: &TlsConfig) -> Result<ServerConfig, ConfigErr
         hint: Some(hint.to_owned()),
     };
     let (cert_file, key_file) = (given(&files.cert_file), given(&files.key_file));
-    let chain = certificates(cert_file).map_err(|message| {
+    let chain = pem::certificates(cert_file).map_err(|message| {
         let hint = "name a PEM file with the server's certificate";
         wrong("cert_file", message, hint)
     })?;
-    let private = read(key_file).and_then(|pem| {
-        // The parser's own words could show a part of the key.
-        PrivateKeyDer::from_pem_slice(&pem)
-            .map_err(|_| format!("`{}` holds no private key", key_file.display()))
-    });
-    let private = private.map_err(|message| {
+    let private = pem::private_key(key_file).map_err(|message| {
         let hint = "name a PEM file with the key of the certificate";
         wrong("key_file", message, hint)
     })?;
@@ -196,34 +193,56 @@ fn client_verifier(
     file: &Path,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(file)? {
-        let added = roots.add(certificate);
-        added.map_err(|error| format!("`{}` cannot be used: {error}", file.display()))?;
-    }
+    let roots = pem::authorities(file)?;
     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()
         .map_err(|error| format!("`{}` cannot be used: {error}", file.display()))
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let pem = read(file)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match found {
-        Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) | Err(_) => Err(format!("`{}` holds no certificate", file.display())),
-    }
-}
-
-fn read(file: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    File::open(file)
-        .and_then(|open| open.take(FILE_BYTES_MAX).read_to_end(&mut bytes))
-        .map_err(|error| format!("`{}` cannot be read: {}", file.display(), error.kind()))?;
-    Ok(bytes)
-}
-
 /// The rules between settings see to it that there is one.
 fn given(file: &Option<PathBuf>) -> &Path {
     file.as_deref().unwrap_or_else(|| Path::new(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A certificate and its key.
+    fn issue() -> [String; 2] {
+        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        [pair.cert.pem(), pair.signing_key.serialize_pem()]
+    }
+
+    #[test]
+    fn certificate_whose_key_is_written_later_is_not_taken_for_broken_however_many_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ["cert.pem", "key.pem"].map(|name| dir.path().join(name));
+        let [cert_file, key_file] = paths.clone().map(Some);
+        let files = TlsConfig {
+            cert_file,
+            key_file,
+            client_ca_file: None,
+        };
+        std::iter::zip(&paths, issue()).for_each(|(path, pem)| std::fs::write(path, pem).unwrap());
+        let states = Arc::new(CertificateStates::default());
+        let certificates = Certificates::load("http.tls", &files, &states).unwrap();
+        let before = certificates.current.load_full();
+        let [cert, key] = issue();
+
+        // Four listeners look, one right after the other, while the files do not fit together.
+        std::fs::write(&paths[0], cert).unwrap();
+        for _ in 0..4 {
+            certificates.look();
+        }
+        assert_eq!(states.to_json()["http.tls"]["state"], "in_use");
+        std::fs::write(&paths[1], key).unwrap();
+        let changed = Instant::now();
+        while Arc::ptr_eq(&before, &certificates.current.load_full()) {
+            assert_eq!(states.to_json()["http.tls"]["state"], "in_use");
+            assert!(changed.elapsed() < 20 * LOOK, "they are taken over");
+            certificates.look();
+        }
+        assert!(changed.elapsed() >= LOOK);
+    }
 }
