@@ -7,6 +7,7 @@
 //! | `load/engine.rs` | connections and their schedule |
 //! | `load/protocol.rs` | what can be spoken |
 //! | `load/template.rs` | a request built once and patched in place; `digits.rs`: what is patched in; `otlp.rs`, `ring.rs`: bodies |
+//! | `load/target.rs` | where requests go, with TLS or without |
 //! | `load/http.rs` | the least HTTP/1.1; `grpc.rs`, `framed.rs`: of the others |
 //! | `load/verdict.rs` | what an answer says about its events |
 //! | `load/tally.rs` | counts and latencies |
@@ -36,6 +37,7 @@ mod report;
 mod ring;
 mod stats_lag;
 pub(crate) mod tally;
+pub(crate) mod target;
 pub(crate) mod template;
 mod verdict;
 
@@ -44,10 +46,11 @@ pub(crate) use self::report::thousands;
 pub use self::template::BodyFormat;
 
 use self::engine::{Acknowledged, Load, LoadPlan, OnAcknowledged};
-use self::http::Target;
 use self::report::{Outcome, Progress, process_cpu_time};
 use self::stats_lag::Probers;
+use self::target::Target;
 use self::template::Shape;
+use super::tls::TlsOptions;
 
 /// How often it is asked whether all connections have ended.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
@@ -85,7 +88,7 @@ pub struct LoadOptions {
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub source_count: u32,
     /// What is spoken [default: what the URL says: tcp:// is tcp, grpc:// is otlp-grpc, a path of /v1/logs is otlp-http,
-    /// of /webhooks/ring is ring, all else is http]. Statuses of gRPC are shown as those of HTTP with the same meaning.
+    /// of /webhooks/ring is ring, all else is http; https://, tls:// and grpcs:// are the same over TLS]. Statuses of gRPC are shown as those of HTTP with the same meaning.
     #[arg(long, value_enum)]
     pub protocol: Option<Protocol>,
     /// How bodies are written, with `--protocol http` and `tcp`.
@@ -115,6 +118,9 @@ pub struct LoadOptions {
     /// Also measure the time from a 202 until the event is counted in /stats.
     #[arg(long)]
     pub wait_stats: bool,
+    /// TLS, where the URL asks for it.
+    #[command(flatten)]
+    pub tls: TlsOptions,
     /// End with one line of JSON on standard output, for programs.
     #[arg(long)]
     pub json: bool,
@@ -157,7 +163,8 @@ fn run_load(options: &LoadOptions) -> Result<ExitCode, String> {
 fn plan_load(options: &LoadOptions) -> Result<LoadPlan, String> {
     let (by_url, url) = Protocol::of_url(&options.url);
     let protocol = options.protocol.unwrap_or(by_url);
-    let target = Target::parse(&url, protocol.path())?;
+    let tls = || options.tls.config(protocol.alpn());
+    let target = Target::parse(&url, protocol.path(), tls)?;
     if !protocol.has_batches() && options.batch > 1 {
         return Err(format!("{protocol} has no batches: one event a request"));
     }
@@ -366,6 +373,13 @@ mod tests {
             spoken(&["--url", "grpc://h:5"]),
             is(Protocol::OtlpGrpc, 5, Protocol::OtlpGrpc.path())
         );
+        for url in ["https://h", "tls://h:1", "grpcs://h:1"] {
+            let message = plan(&["--url", url]).err().unwrap();
+            assert_eq!(
+                message,
+                "https:// needs --ca-file: whose servers are trusted"
+            );
+        }
         let ring = ["--url", "http://h:6/webhooks/ring"];
         assert_eq!(
             plan(&ring).err().unwrap(),

@@ -17,6 +17,7 @@ pub mod load;
 mod operator;
 pub mod replay;
 pub mod serve;
+pub mod tls;
 
 /// Exit code for a config or a command line that is wrong.
 const WRONG: u8 = 2;
@@ -37,7 +38,7 @@ enum Command {
     /// Take in events and deliver them (what runs without a command)
     Serve,
     Check(check::CheckArgs),
-    Load(load::LoadOptions),
+    Load(Box<load::LoadOptions>),
     Replay(replay::ReplayArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
     Journal(journal::JournalArgs),

@@ -5,7 +5,7 @@ use std::io::{Error, Read, Write};
 use std::path::Path;
 
 use serde_json::Value;
-use telemetryx_testkit::{Service, eventually, frame, free_port};
+use telemetryx_testkit::{Service, ServiceBuilder, eventually, frame, free_port};
 use tempfile::TempDir;
 
 use crate::certificates::{Authority, Pair, TlsConnection};
@@ -57,9 +57,14 @@ impl World {
 
     #[track_caller]
     pub(crate) fn start(&self, clients: Clients, config: &str) -> Secured<'_> {
+        self.start_built(clients, service().config(config))
+    }
+
+    /// What is built so far, with TLS.
+    #[track_caller]
+    pub(crate) fn start_built(&self, clients: Clients, builder: ServiceBuilder) -> Secured<'_> {
         let port = free_port();
-        let mut builder = service()
-            .config(config)
+        let mut builder = builder
             .env("TELEMETRYX_TCP__PORT", &port.to_string())
             .env("TELEMETRYX_HTTP__TLS__CERT_FILE", text(&self.server.cert))
             .env("TELEMETRYX_HTTP__TLS__KEY_FILE", text(&self.server.key))

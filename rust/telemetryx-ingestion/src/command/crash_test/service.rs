@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
 use crate::command::load::Protocol;
-use crate::command::load::http::{Connection, HttpError, Target};
+use crate::command::load::http::{Connection, HttpError};
+use crate::command::load::target::Target;
 
 /// A start that takes longer than this has failed.
 const READY_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -130,10 +131,7 @@ impl ServiceUnderTest {
             Protocol::OtlpHttp => self.otlp_http_port,
             Protocol::OtlpGrpc => self.otlp_grpc_port,
         };
-        Target {
-            address: format!("127.0.0.1:{port}"),
-            path: protocol.path().to_owned(),
-        }
+        Target::plain(format!("127.0.0.1:{port}"), protocol.path())
     }
 
     fn config(&self) -> String {
@@ -325,9 +323,11 @@ impl ServiceUnderTest {
     }
 
     async fn get(&self, path: &str) -> Result<(u16, Vec<u8>), HttpError> {
-        let address = format!("127.0.0.1:{}", self.port);
-        let mut connection = Connection::open(&address).await?;
-        connection.get(&address, path, "application/json").await
+        let target = Target::plain(format!("127.0.0.1:{}", self.port), path);
+        let mut connection = Connection::open(&target).await?;
+        connection
+            .get(&target.address, &target.path, "application/json")
+            .await
     }
 
     fn config_path(&self) -> PathBuf {

@@ -13,9 +13,10 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::http::{Answer, Connection, HttpError, Target};
+use super::http::{Answer, Connection, HttpError};
 use super::protocol::{Frame, Protocol};
 use super::tally::Tally;
+use super::target::Target;
 use super::template::{Shape, Template};
 use super::verdict::Verdict;
 use super::{framed, grpc};
@@ -290,9 +291,7 @@ impl Channel {
             let opened = grpc::Connection::open(target, *from, &shape.headers).await?;
             return Ok(Self::Grpc(opened));
         }
-        Connection::open_from(&target.address, *from)
-            .await
-            .map(Self::Http)
+        Connection::open_from(target, *from).await.map(Self::Http)
     }
 
     async fn exchange(&mut self, request: &[u8]) -> Result<Answer<'_>, HttpError> {
@@ -357,10 +356,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     fn plan(address: String, rate: u64) -> LoadPlan {
-        let target = Target {
-            address,
-            path: "/ingest".to_owned(),
-        };
+        let target = Target::plain(address, "/ingest");
         let shape = Shape {
             batch: 2,
             id_prefix: Some("t".to_owned()),

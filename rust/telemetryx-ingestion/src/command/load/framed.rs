@@ -6,11 +6,11 @@ use std::time::SystemTime;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::engine::{Sent, Shared};
-use super::http::{Answer, HttpError, connect};
+use super::http::{Answer, HttpError};
+use super::target::{Target, Wire};
 use super::template::Template;
 
 /// Room kept free in a connection's read buffer.
@@ -22,14 +22,14 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// One connection.
 #[derive(Debug)]
 struct Connection {
-    stream: TcpStream,
+    stream: Wire,
     buffer: BytesMut,
 }
 
 impl Connection {
-    async fn open(address: &str, from: Option<IpAddr>) -> Result<Self, HttpError> {
+    async fn open(target: &Target, from: Option<IpAddr>) -> Result<Self, HttpError> {
         Ok(Self {
-            stream: connect(address, from).await?,
+            stream: target.connect(from).await?,
             buffer: BytesMut::with_capacity(READ_BYTES),
         })
     }
@@ -77,7 +77,7 @@ async fn drive_window(
     under_way: &mut VecDeque<Sent>,
 ) -> Result<(), HttpError> {
     let plan = &shared.plan;
-    let mut connection = Connection::open(&plan.target.address, plan.from).await?;
+    let mut connection = Connection::open(&plan.target, plan.from).await?;
     let mut frames = Vec::new();
     let mut due = shared.next_turn();
     loop {
@@ -96,6 +96,7 @@ async fn drive_window(
         }
         if !frames.is_empty() {
             connection.stream.write_all(&frames).await?;
+            connection.stream.flush().await?;
         }
         let next = due.filter(|_| under_way.len() < plan.in_flight);
         match (under_way.is_empty(), next) {

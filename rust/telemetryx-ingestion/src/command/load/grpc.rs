@@ -9,7 +9,8 @@ use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::task::JoinHandle;
 
-use super::http::{Answer, HttpError, Target, connect};
+use super::http::{Answer, HttpError};
+use super::target::Target;
 
 /// One connection; the task that drives it ends with it.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ impl Connection {
         from: Option<IpAddr>,
         headers: &[String],
     ) -> Result<Self, HttpError> {
-        let stream = connect(&target.address, from).await?;
+        let stream = target.connect(from).await?;
         let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .map_err(broken)?;
@@ -43,7 +44,7 @@ impl Connection {
             let _broken = connection.await;
         });
         let unusable = |what: &dyn std::fmt::Display| HttpError::Unreadable(what.to_string());
-        let uri = format!("http://{}{}", target.address, target.path);
+        let uri = format!("{}://{}{}", target.scheme(), target.address, target.path);
         let uri = uri.parse().map_err(|error| unusable(&error))?;
         let mut all = HeaderMap::new();
         all.insert("content-type", HeaderValue::from_static("application/grpc"));

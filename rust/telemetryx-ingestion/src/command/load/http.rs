@@ -2,13 +2,14 @@
 //!
 //! It shares the machine with the server it measures, so it does as little as it can: `exchange` takes a request that
 //! is already bytes and reads answers with a `Content-Length` only. `get`, for the questions asked beside the load,
-//! also reads chunked answers. No TLS, no redirects, no pipelining.
+//! also reads chunked answers. No redirects, no pipelining.
 
 use std::net::IpAddr;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream, lookup_host};
+
+use super::target::{Target, Wire};
 
 /// Room kept free in a connection's read buffer.
 const READ_BYTES: usize = 16 * 1024;
@@ -37,75 +38,6 @@ pub(crate) enum HttpError {
     /// What came back is not HTTP/1.1 as this client reads it.
     #[error("unreadable answer: {0}")]
     Unreadable(String),
-}
-
-/// Where requests go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Target {
-    /// `host:port`, to connect to and for the `Host` header.
-    pub(crate) address: String,
-    /// Path of the request, with its query.
-    pub(crate) path: String,
-}
-
-impl Target {
-    /// Reads `http://host[:port][/path]`; without a path it is `path_default`.
-    pub(crate) fn parse(url: &str, path_default: &str) -> Result<Self, String> {
-        let uri: http::Uri = url
-            .parse()
-            .map_err(|error| format!("`{url}` is not a URL: {error}"))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some(other) => {
-                return Err(format!(
-                    "`{url}`: only http:// is spoken here, not {other}://"
-                ));
-            }
-            None => {
-                return Err(format!(
-                    "`{url}` needs http:// in front, like http://127.0.0.1:8080"
-                ));
-            }
-        }
-        let host = uri.host().ok_or_else(|| format!("`{url}` names no host"))?;
-        let path = match uri.path_and_query() {
-            Some(path) if path.as_str() != "/" => path.as_str(),
-            _ => path_default,
-        };
-        Ok(Self {
-            address: format!("{host}:{}", uri.port_u16().unwrap_or(80)),
-            path: path.to_owned(),
-        })
-    }
-}
-
-/// A connection to `host:port`, from a certain address of ours if one is given.
-pub(super) async fn connect(address: &str, from: Option<IpAddr>) -> Result<TcpStream, HttpError> {
-    let connect = async {
-        let stream = match from {
-            None => TcpStream::connect(address).await?,
-            Some(from) => {
-                let mut found = lookup_host(address).await?;
-                let to = found.find(|to| to.is_ipv4() == from.is_ipv4());
-                let to = to.ok_or_else(|| {
-                    std::io::Error::other(format!("not to be reached from {from}"))
-                })?;
-                let socket = if to.is_ipv4() {
-                    TcpSocket::new_v4()?
-                } else {
-                    TcpSocket::new_v6()?
-                };
-                socket.bind((from, 0).into())?;
-                socket.connect(to).await?
-            }
-        };
-        stream.set_nodelay(true)?;
-        Ok(stream)
-    };
-    connect.await.map_err(|source| HttpError::Connect {
-        address: address.to_owned(),
-        source,
-    })
 }
 
 /// How an answer's body ends.
@@ -183,19 +115,22 @@ pub(crate) struct Answer<'a> {
 /// One keep-alive connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Wire,
     buffer: BytesMut,
 }
 
 impl Connection {
-    pub(crate) async fn open(address: &str) -> Result<Self, HttpError> {
-        Self::open_from(address, None).await
+    pub(crate) async fn open(target: &Target) -> Result<Self, HttpError> {
+        Self::open_from(target, None).await
     }
 
     /// As `open`, from this address of ours.
-    pub(super) async fn open_from(address: &str, from: Option<IpAddr>) -> Result<Self, HttpError> {
+    pub(super) async fn open_from(
+        target: &Target,
+        from: Option<IpAddr>,
+    ) -> Result<Self, HttpError> {
         Ok(Self {
-            stream: connect(address, from).await?,
+            stream: target.connect(from).await?,
             buffer: BytesMut::with_capacity(READ_BYTES),
         })
     }
@@ -204,6 +139,7 @@ impl Connection {
     pub(crate) async fn exchange(&mut self, request: &[u8]) -> Result<Answer<'_>, HttpError> {
         self.buffer.clear();
         self.stream.write_all(request).await?;
+        self.stream.flush().await?;
         let head = self.read_final_head().await?;
         let length = match head.body {
             BodyEnd::Length(length) => length,
@@ -238,6 +174,7 @@ impl Connection {
         self.buffer.clear();
         let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: {accept}\r\n\r\n");
         self.stream.write_all(request.as_bytes()).await?;
+        self.stream.flush().await?;
         let head = self.read_final_head().await?;
         self.buffer.advance(head.bytes);
         let mut body = Vec::new();
@@ -309,9 +246,9 @@ mod tests {
     use super::*;
 
     /// A server that answers the first request with exactly these pieces, each its own segment.
-    async fn server_answering(pieces: Vec<&'static [u8]>) -> String {
+    async fn server_answering(pieces: Vec<&'static [u8]>) -> Target {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let target = Target::plain(listener.local_addr().unwrap(), "/");
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.set_nodelay(true).unwrap();
@@ -322,44 +259,7 @@ mod tests {
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
         });
-        address
-    }
-
-    #[test]
-    fn target_takes_port_and_path_from_the_url() {
-        let target = Target::parse("http://localhost:9000", "/ingest").unwrap();
-        assert_eq!(
-            (target.address.as_str(), target.path.as_str()),
-            ("localhost:9000", "/ingest")
-        );
-        let target = Target::parse("http://[::1]:9000/other?a=b", "/ingest").unwrap();
-        assert_eq!(
-            (target.address.as_str(), target.path.as_str()),
-            ("[::1]:9000", "/other?a=b")
-        );
-        assert_eq!(
-            Target::parse("http://host/", "/ingest").unwrap().address,
-            "host:80"
-        );
-    }
-
-    #[test]
-    fn target_says_what_is_wrong_with_a_url() {
-        assert!(
-            Target::parse("https://host", "/")
-                .unwrap_err()
-                .contains("only http://")
-        );
-        assert!(
-            Target::parse("127.0.0.1:8080", "/")
-                .unwrap_err()
-                .contains("needs http://")
-        );
-        assert!(
-            Target::parse("http://a b", "/")
-                .unwrap_err()
-                .contains("is not a URL")
-        );
+        target
     }
 
     #[test]
@@ -392,13 +292,13 @@ mod tests {
 
     #[tokio::test]
     async fn exchange_reads_past_an_interim_answer_and_over_torn_reads() {
-        let address = server_answering(vec![
+        let target = server_answering(vec![
             b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 202 Acc",
             b"epted\r\ncontent-length: 4\r\n\r\nab",
             b"cd",
         ])
         .await;
-        let mut connection = Connection::open(&address).await.unwrap();
+        let mut connection = Connection::open(&target).await.unwrap();
         let answer = connection
             .exchange(b"POST / HTTP/1.1\r\n\r\n")
             .await
@@ -411,11 +311,11 @@ mod tests {
 
     #[tokio::test]
     async fn exchange_refuses_a_chunked_answer_by_name() {
-        let address = server_answering(vec![
+        let target = server_answering(vec![
             b"HTTP/1.1 202 Accepted\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         ])
         .await;
-        let mut connection = Connection::open(&address).await.unwrap();
+        let mut connection = Connection::open(&target).await.unwrap();
         let error = connection
             .exchange(b"POST / HTTP/1.1\r\n\r\n")
             .await
@@ -425,11 +325,11 @@ mod tests {
 
     #[tokio::test]
     async fn exchange_reports_a_connection_closed_half_way() {
-        let address = server_answering(vec![
+        let target = server_answering(vec![
             b"HTTP/1.1 202 Accepted\r\ncontent-length: 9\r\n\r\nab",
         ])
         .await;
-        let mut connection = Connection::open(&address).await.unwrap();
+        let mut connection = Connection::open(&target).await.unwrap();
         let error = connection
             .exchange(b"POST / HTTP/1.1\r\n\r\n")
             .await
@@ -442,13 +342,13 @@ mod tests {
 
     #[tokio::test]
     async fn get_reads_chunked_answers() {
-        let address = server_answering(vec![
+        let target = server_answering(vec![
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n1",
             b"0\r\n0123456789abcdef\r\n0\r\n\r\n",
         ])
         .await;
-        let mut connection = Connection::open(&address).await.unwrap();
-        let (status, body) = connection.get(&address, "/", "*/*").await.unwrap();
+        let mut connection = Connection::open(&target).await.unwrap();
+        let (status, body) = connection.get(&target.address, "/", "*/*").await.unwrap();
         assert_eq!(
             (status, body.as_slice()),
             (200, &b"abc0123456789abcdef"[..])

@@ -96,8 +96,8 @@ fn message(tag: u8, body: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::load::http::Target;
     use crate::command::load::protocol::Protocol;
+    use crate::command::load::target::Target;
     use crate::command::load::template::Template;
     use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
     use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -112,10 +112,7 @@ mod tests {
             id_prefix: Some("o".to_owned()),
             ..Shape::default()
         };
-        let target = Target {
-            address: "h:1".to_owned(),
-            path: "/".to_owned(),
-        };
+        let target = Target::plain("h:1", "/");
         let mut template = Template::new(&target, &shape);
         let request = template.fill(41, UNIX_EPOCH + Duration::from_millis(1_700_000_000_005));
         assert_eq!(request[1..5], (request.len() as u32 - 5).to_be_bytes());

@@ -29,11 +29,16 @@ pub(super) enum Frame {
 }
 
 impl Protocol {
-    /// What a URL says of the protocol, and that URL with the scheme of HTTP.
+    /// What a URL says of the protocol, and that URL with the scheme of HTTP, or with that of HTTPS for TLS.
     pub(super) fn of_url(url: &str) -> (Self, Cow<'_, str>) {
-        for (scheme, protocol) in [("tcp://", Self::Tcp), ("grpc://", Self::OtlpGrpc)] {
-            if let Some(rest) = url.strip_prefix(scheme) {
-                return (protocol, format!("http://{rest}").into());
+        for (scheme, protocol, of_http) in [
+            ("tcp", Self::Tcp, "http"),
+            ("tls", Self::Tcp, "https"),
+            ("grpc", Self::OtlpGrpc, "http"),
+            ("grpcs", Self::OtlpGrpc, "https"),
+        ] {
+            if let Some((_, rest)) = url.split_once("://").filter(|(given, _)| *given == scheme) {
+                return (protocol, format!("{of_http}://{rest}").into());
             }
         }
         let known = [Self::OtlpHttp, Self::Ring];
@@ -41,6 +46,15 @@ impl Protocol {
             .into_iter()
             .find(|protocol| url.ends_with(protocol.path()));
         (by_path.unwrap_or(Self::Http), url.into())
+    }
+
+    /// What TLS is asked for.
+    pub(super) fn alpn(self) -> &'static [&'static str] {
+        match self.frame() {
+            Frame::Http => &["http/1.1"],
+            Frame::Length => &[],
+            Frame::Grpc => &["h2"],
+        }
     }
 
     pub(super) fn frame(self) -> Frame {

@@ -55,8 +55,8 @@ pub(super) fn signature(key: &str, body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::load::http::Target;
     use crate::command::load::protocol::Protocol;
+    use crate::command::load::target::Target;
     use crate::command::load::template::Template;
     use std::time::{Duration, UNIX_EPOCH};
 
@@ -75,10 +75,7 @@ mod tests {
             hmac_key: "secret".to_owned(),
             ..Shape::default()
         };
-        let target = Target {
-            address: "h:1".to_owned(),
-            path: "/webhooks/ring".to_owned(),
-        };
+        let target = Target::plain("h:1", "/webhooks/ring");
         let mut template = Template::new(&target, &shape);
         let request = template.fill(7, UNIX_EPOCH + Duration::from_millis(1_700_000_000_005));
         let text = std::str::from_utf8(request).unwrap();

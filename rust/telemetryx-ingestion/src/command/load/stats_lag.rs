@@ -12,8 +12,9 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::http::{Connection, HttpError, Target};
+use super::http::{Connection, HttpError};
 use super::tally::new_histogram;
+use super::target::Target;
 
 /// Probers side by side: more samples, spread over time.
 const PROBERS: usize = 4;
@@ -74,7 +75,7 @@ async fn probe(
     measure_from: Instant,
     seen: &Mutex<StatsLag>,
 ) -> Result<(), HttpError> {
-    let mut connection = Connection::open(&target.address).await?;
+    let mut connection = Connection::open(target).await?;
     let question = format!("/stats/{source}");
     for sent in 1_u64.. {
         let now = jiff::Timestamp::try_from(SystemTime::now()).unwrap_or_default();

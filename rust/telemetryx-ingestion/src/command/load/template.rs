@@ -12,8 +12,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::digits::{Clock, Odometer, TIME_PLACEHOLDER, put, put_varint, put_zeros};
-use super::http::Target;
 use super::protocol::{Frame, Protocol};
+use super::target::Target;
 use super::{otlp, ring};
 
 /// Size of a JSON event where the user asks for no particular payload; the size the project's figures are given for.
@@ -382,10 +382,7 @@ mod tests {
     }
 
     fn target() -> Target {
-        Target {
-            address: "127.0.0.1:8080".to_owned(),
-            path: "/ingest".to_owned(),
-        }
+        Target::plain("127.0.0.1:8080", "/ingest")
     }
 
     fn at(seconds: u64, millis: u64) -> SystemTime {
