@@ -3,6 +3,7 @@
 //!
 //! | file | kind |
 //! | --- | --- |
+//! | `lines.rs` | `file`, `stdout`: NDJSON |
 //! | `sqlite/` | `sqlite`: raw events in a file, answers `/events` |
 //! | `stats.rs` | `stats`: counters in memory, saved with the route's cursor, answers `/stats` |
 //! | `secret.rs`, `tls.rs` | what sinks that reach a server share: secrets from files, TLS |
@@ -20,6 +21,7 @@ use crate::plugin::{self, PluginError};
 use crate::query::EventStore;
 use crate::route::EventBatch;
 
+mod lines;
 #[allow(dead_code, reason = "the sinks that take it come next")]
 mod secret;
 mod sqlite;
