@@ -22,6 +22,7 @@ pub mod command;
 pub mod config;
 pub mod control;
 pub mod counters;
+mod hex;
 pub mod ingress;
 pub mod intake;
 pub mod journal;

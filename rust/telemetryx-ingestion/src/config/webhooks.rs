@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::values::{Duration, Secret, ValueError};
+use crate::hex;
 
 /// What keys of the form `base64` may begin with.
 const KEY_PREFIX: &str = "whsec_";
@@ -310,18 +311,8 @@ impl WebhookConfig {
                     .map_err(|_| ValueError::new("it is not base64"))
             }
             KeyEncoding::Hex => {
-                unhex(text.as_bytes()).ok_or_else(|| ValueError::new("it is not hexadecimal"))
+                hex::decode(text.as_bytes()).ok_or_else(|| ValueError::new("it is not hexadecimal"))
             }
         }
     }
-}
-
-/// The bytes that hexadecimal digits of either case stand for.
-fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
-    let digit = |byte: u8| u8::try_from(char::from(byte).to_digit(16)?).ok();
-    let (pairs, []) = digits.as_chunks() else {
-        return None;
-    };
-    let byte = |[high, low]: &[u8; 2]| Some(digit(*high)? << 4 | digit(*low)?);
-    pairs.iter().map(byte).collect()
 }

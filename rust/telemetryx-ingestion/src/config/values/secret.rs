@@ -6,6 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use super::ValueError;
+use crate::hex;
 
 /// What is shown in place of a secret. It is no valid secret, so a masked config cannot be run by mistake.
 pub const MASK: &str = "***";
@@ -92,20 +93,14 @@ impl FromStr for KeyHash {
         if text == MASK {
             return Err(ValueError::new("`***` is a mask, not the hash itself"));
         }
-        let digits = text
-            .chars()
-            .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()));
-        let digits = digits.collect::<Option<Vec<u8>>>().unwrap_or_default();
-        let bytes = digits
-            .chunks(2)
-            .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit));
-        match <[u8; 32]>::try_from(bytes.collect::<Vec<u8>>()) {
+        let bytes = hex::decode(text.as_bytes()).unwrap_or_default();
+        match <[u8; 32]>::try_from(bytes) {
             Ok(hash) if hash == OF_NOTHING => Err(ValueError::new(
                 "it is the SHA-256 of an empty text: was $KEY not set?",
             )),
-            Ok(hash) if digits.len() == 64 => Ok(Self(hash)),
+            Ok(hash) => Ok(Self(hash)),
             // The value is not repeated: it may be the key itself, put here by mistake.
-            _ => Err(ValueError::new("it is not the SHA-256 of a key")),
+            Err(_) => Err(ValueError::new("it is not the SHA-256 of a key")),
         }
     }
 }

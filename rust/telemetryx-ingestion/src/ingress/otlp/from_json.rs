@@ -13,6 +13,7 @@ use super::schema::{Field, Kind, Label, Message};
 use super::wire::{
     put_bytes_field, put_fixed32_field, put_fixed64_field, put_nested, put_varint_field,
 };
+use crate::hex;
 
 /// How much longer than the text the protobuf of [`Signal::from_json`](super::Signal::from_json) can be: a number of eight
 /// bytes and its tag from a digit and a comma.
@@ -226,7 +227,7 @@ impl<'de> Visitor<'de> for FieldValue<'_> {
         match self.field.kind {
             Kind::String => put_bytes_field(id, text.as_bytes(), self.out),
             Kind::Hex => {
-                let bytes = from_hex(text)
+                let bytes = hex::decode(text.as_bytes())
                     .ok_or_else(|| self.wrong("what are not pairs of hexadecimal digits"))?;
                 put_bytes_field(id, &bytes, self.out);
             }
@@ -283,16 +284,4 @@ impl<'de> Visitor<'de> for FieldValue<'_> {
             Object { message, out }.visit_map(map)
         })
     }
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    if !rest.is_empty() {
-        return None;
-    }
-    pairs
-        .iter()
-        .map(|[high, low]| u8::try_from(digit(*high)? << 4 | digit(*low)?).ok())
-        .collect()
 }

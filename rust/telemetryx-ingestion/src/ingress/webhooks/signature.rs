@@ -15,6 +15,7 @@ use subtle::{Choice, ConstantTimeEq};
 use telemetryx_common::Timestamp;
 
 use crate::config::{SignatureAlgorithm, SignatureEncoding, SignatureSeparator, WebhookConfig};
+use crate::hex;
 use crate::intake::Refusal;
 use crate::observe::SignatureFault;
 
@@ -270,16 +271,8 @@ pub(super) fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'
 
 /// The bytes of lower-case hexadecimal digits.
 fn lower_hex(digits: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let (pairs, []) = digits.as_bytes().as_chunks() else {
-        return None;
-    };
-    let byte = |[high, low]: &[u8; 2]| Some(digit(*high)? << 4 | digit(*low)?);
-    pairs.iter().map(byte).collect()
+    let is_lower = !digits.bytes().any(|digit| digit.is_ascii_uppercase());
+    is_lower.then(|| hex::decode(digits.as_bytes())).flatten()
 }
 
 /// `v0:{timestamp}:{body}` in its pieces.
