@@ -6,6 +6,8 @@
 //! which looks for the fields one after the other. (All, and not just that message: messages in messages in messages would
 //! each be written twice, and so the innermost ever so often.)
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use telemetryx_common::json::{write_number, write_str};
 
 use super::schema::{Field, Kind, Label, Message};
@@ -251,7 +253,8 @@ impl<'o> JsonWriter<'o> {
             }
             (Kind::Base64, Value::Bytes(bytes)) => {
                 self.out.push(b'"');
-                write_base64(bytes, self.out);
+                self.out
+                    .extend_from_slice(STANDARD.encode(bytes).as_bytes());
                 self.out.push(b'"');
             }
             _ => return Err(Broken("a field has a wire type that it cannot have").into()),
@@ -354,25 +357,5 @@ pub(super) fn write_hex(bytes: &[u8], out: &mut Vec<u8>) {
     for byte in bytes {
         out.push(DIGITS[usize::from(byte >> 4)]);
         out.push(DIGITS[usize::from(byte & 15)]);
-    }
-}
-
-/// Appends bytes as base64, with padding.
-fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    for chunk in bytes.chunks(3) {
-        let mut three = [0; 4];
-        for (place, byte) in three.iter_mut().skip(1).zip(chunk) {
-            *place = *byte;
-        }
-        let bits = u32::from_be_bytes(three);
-        for place in 0..4 {
-            let digit = usize::try_from(bits >> (18 - 6 * place) & 63).unwrap_or_default();
-            out.push(if place <= chunk.len() {
-                DIGITS[digit]
-            } else {
-                b'='
-            });
-        }
     }
 }
