@@ -274,7 +274,8 @@ fn assert_fields(signal: &str, transport: &str, event: &Value) {
                     "from resource"
                 },
             );
-            let id = format!("{}-{}", text("traceId"), text("spanId"));
+            let kind = if is_parent { "-server" } else { "" };
+            let id = format!("{}-{}{kind}", text("traceId"), text("spanId"));
             assert_eq!(event["id"], id.as_str());
         }
         _ => {

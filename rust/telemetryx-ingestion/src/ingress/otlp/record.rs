@@ -14,8 +14,8 @@ use super::wire::{Broken, Reader, Value, utf8};
 
 /// The attribute of a resource that says who sends.
 const SERVICE_NAME: &str = "service.name";
-/// `<trace id>-<span id>` in hexadecimal digits.
-const SPAN_ID_BYTES: usize = 49;
+/// `<trace id>-<span id>` in hexadecimal digits, and the longest of the kinds.
+const SPAN_ID_BYTES: usize = 49 + "-producer".len();
 
 /// What of a record becomes fields of its event.
 #[derive(Default)]
@@ -25,6 +25,8 @@ pub(super) struct Head<'b> {
     observed: u64,
     trace: &'b [u8],
     span: &'b [u8],
+    /// Of a span.
+    kind: u64,
     severity: &'b str,
     name: &'b str,
     attributes: Vec<Attribute<'b>>,
@@ -57,6 +59,7 @@ impl<'b> Head<'b> {
                 (1, Value::Bytes(id)) => head.trace = id,
                 (2, Value::Bytes(id)) => head.span = id,
                 (5, Value::Bytes(name)) => head.name = utf8(name)?,
+                (6, Value::Varint(kind)) => head.kind = kind,
                 (7, Value::Fixed64(time)) => head.time = time,
                 (9, Value::Bytes(attribute)) => head.attribute(attribute)?,
                 _ => {}
@@ -93,7 +96,8 @@ impl<'b> Head<'b> {
         Ok(())
     }
 
-    /// The id of a span; empty for everything else, and for a span whose ids are not what they should be.
+    /// The id of a span; empty for everything else, and for a span whose ids are not what they should be. Both sides of a
+    /// call may be spans of one id (Zipkin's shared spans), so that it has the kind as well.
     pub(super) fn id(&self) -> Vec<u8> {
         let is_id = |id: &[u8], length| id.len() == length && id.iter().any(|byte| *byte != 0);
         let mut id = Vec::new();
@@ -102,6 +106,14 @@ impl<'b> Head<'b> {
             write_hex(self.trace, &mut id);
             id.push(b'-');
             write_hex(self.span, &mut id);
+            let kind: &[u8] = match self.kind {
+                2 => b"-server",
+                3 => b"-client",
+                4 => b"-producer",
+                5 => b"-consumer",
+                _ => b"",
+            };
+            id.extend_from_slice(kind);
         }
         id
     }
