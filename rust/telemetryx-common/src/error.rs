@@ -58,6 +58,8 @@ pub enum ErrorCode {
     EventTooLarge,
     /// More events in a body than its limit.
     TooManyEvents,
+    /// Events that together are over their limit.
+    BatchTooLarge,
 }
 
 impl ErrorCode {
@@ -88,6 +90,7 @@ impl ErrorCode {
             ErrorCode::Empty => "empty",
             ErrorCode::EventTooLarge => "event_too_large",
             ErrorCode::TooManyEvents => "too_many_events",
+            ErrorCode::BatchTooLarge => "batch_too_large",
         }
     }
 }
@@ -172,6 +175,12 @@ pub enum DecodeError {
         /// The limit.
         limit: usize,
     },
+    /// The events of one body are too long together, where they are longer than the body. Answer 413.
+    #[error("the events of the body are longer than {limit} bytes: send them in several requests")]
+    BatchTooLarge {
+        /// The limit.
+        limit: usize,
+    },
 }
 
 impl DecodeError {
@@ -183,6 +192,7 @@ impl DecodeError {
             DecodeError::Empty => ErrorCode::Empty,
             DecodeError::EventTooLarge { .. } => ErrorCode::EventTooLarge,
             DecodeError::TooManyEvents { .. } => ErrorCode::TooManyEvents,
+            DecodeError::BatchTooLarge { .. } => ErrorCode::BatchTooLarge,
         }
     }
 
@@ -191,7 +201,9 @@ impl DecodeError {
     pub fn is_too_large(&self) -> bool {
         matches!(
             self,
-            DecodeError::EventTooLarge { .. } | DecodeError::TooManyEvents { .. }
+            DecodeError::EventTooLarge { .. }
+                | DecodeError::TooManyEvents { .. }
+                | DecodeError::BatchTooLarge { .. }
         )
     }
 }

@@ -11,7 +11,7 @@ use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either, Full};
 use serde_json::Value;
-use telemetryx_common::{DecodeError, json};
+use telemetryx_common::json;
 
 use super::request_id::RequestId;
 use crate::admission::{Allowance, MemoryBudget, MemoryPermit};
@@ -273,9 +273,9 @@ pub(super) fn classify(refusal: &Refusal) -> Class<'_> {
 fn status_of(refusal: &Refusal) -> (StatusCode, &str, Option<Duration>) {
     let later = Some(RETRY_AFTER_DEFAULT);
     match refusal {
-        Refusal::Undecodable(
-            error @ (DecodeError::EventTooLarge { .. } | DecodeError::TooManyEvents { .. }),
-        ) => (StatusCode::PAYLOAD_TOO_LARGE, error.code().as_str(), None),
+        Refusal::Undecodable(error) if error.is_too_large() => {
+            (StatusCode::PAYLOAD_TOO_LARGE, error.code().as_str(), None)
+        }
         Refusal::Undecodable(error) => (StatusCode::BAD_REQUEST, error.code().as_str(), None),
         Refusal::BadRequest { code, .. } => (StatusCode::BAD_REQUEST, code, None),
         Refusal::AllInvalid(_) => (StatusCode::BAD_REQUEST, "all_events_invalid", None),

@@ -28,7 +28,7 @@ pub enum Raw<'e> {
     Json(&'e [u8]),
     /// The client's own `telemetryx.v1.Event`.
     Protobuf(&'e [u8]),
-    /// It came in another form: the event it became is kept, as JSON.
+    /// It came in another form: the event it became is kept, as JSON, and nothing of what became none.
     Converted,
 }
 

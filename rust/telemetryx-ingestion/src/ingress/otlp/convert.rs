@@ -5,7 +5,9 @@
 
 use std::borrow::Cow;
 
-use telemetryx_common::{DecodeError, DecodeLimits, ErrorCode, FieldSet, Timestamp, json};
+use telemetryx_common::{
+    DecodeError, DecodeLimits, ErrorCode, EventError, FieldSet, Timestamp, json,
+};
 
 use super::Signal;
 use super::attributes::{self, Attribute};
@@ -127,10 +129,9 @@ impl Request<'_, '_> {
         }
         self.payload
             .extend_from_slice(self.signal.scopes().as_bytes());
-        let attributes = resource.as_deref().unwrap_or_default();
-        let attributes = attributes::of_message(attributes, OF_RESOURCE)?;
+        let attributes = shared(text, resource.as_deref(), OF_RESOURCE)?;
         let mut after = b"}]".to_vec();
-        text = text.and(write_schema_url(bytes, &mut after)?);
+        text = text.and(self.write_schema_url(bytes, &mut after)?);
         after.push(b'}');
         let around = Around {
             source: record::source(&attributes),
@@ -161,11 +162,10 @@ impl Request<'_, '_> {
         }
         self.payload
             .extend_from_slice(self.signal.records().as_bytes());
-        let attributes = scope.as_deref().unwrap_or_default();
-        let attributes = attributes::of_message(attributes, OF_SCOPE)?;
+        let attributes = shared(text, scope.as_deref(), OF_SCOPE)?;
         let attributes = attributes::joined(resource.attributes, attributes);
         let mut after = b"]".to_vec();
-        text = text.and(write_schema_url(bytes, &mut after)?);
+        text = text.and(self.write_schema_url(bytes, &mut after)?);
         after.extend_from_slice(&resource.after);
         let around = Around {
             source: resource.source,
@@ -180,12 +180,10 @@ impl Request<'_, '_> {
             };
             match self.signal {
                 Signal::Logs => {
-                    let head = Head::of_log(record)?;
-                    self.record(&schema::LOG_RECORD, record, head, &around, 4)?;
+                    self.record(&schema::LOG_RECORD, record, Head::of_log, &around, 4)?;
                 }
                 Signal::Traces => {
-                    let head = Head::of_span(record)?;
-                    self.record(&schema::SPAN, record, head, &around, 4)?;
+                    self.record(&schema::SPAN, record, Head::of_span, &around, 4)?;
                 }
                 Signal::Metrics => self.metric(record, &around)?,
             }
@@ -229,7 +227,7 @@ impl Request<'_, '_> {
         let mut reader = Reader::new(&parts);
         while let Some((number, value)) = reader.next()? {
             if let (POINTS, Value::Bytes(bytes)) = (number, value) {
-                let head = Head::of_point(bytes, name, attributes)?;
+                let head = |bytes| Head::of_point(bytes, name, attributes);
                 self.record(point, bytes, head, &around, 7)?;
             }
         }
@@ -237,11 +235,12 @@ impl Request<'_, '_> {
         Ok(())
     }
 
-    fn record(
+    /// One event. `head` reads what becomes its fields.
+    fn record<'b>(
         &mut self,
         message: &Message,
-        bytes: &[u8],
-        head: Head<'_>,
+        bytes: &'b [u8],
+        head: impl FnOnce(&'b [u8]) -> Result<Head<'b>, Broken>,
         around: &Around<'_>,
         depth: usize,
     ) -> Result<(), Stop> {
@@ -253,16 +252,20 @@ impl Request<'_, '_> {
         }
         let before = self.payload.len();
         let text = around.text.and(self.write(depth, message, bytes)?);
-        self.payload.extend_from_slice(&around.after);
-        let length = self.payload.len();
-        if length > self.limits.max_event_bytes {
-            return Err(Stop::TooLarge(DecodeError::EventTooLarge {
-                index,
-                bytes: length,
-                limit: self.limits.max_event_bytes,
-            }));
+        let limit = self.limits.max_event_bytes;
+        let length = self.payload.len() + around.after.len();
+        if text.is_cut || length > limit {
+            self.payload.truncate(before);
+            self.index += 1;
+            let message = format!("as an event it is longer than {limit} bytes (http.max_event)");
+            let error = EventError::new("", ErrorCode::EventTooLarge, message);
+            (self.visit)(Raw::Converted, Err(error.at(index)));
+            return Ok(());
         }
+        self.payload.extend_from_slice(&around.after);
         self.count(length + attributes::bytes(around.attributes))?;
+        // Only now: the attributes of a record that is cut could be as many as fit into a body.
+        let head = head(bytes)?;
         self.index += 1;
         let payload = utf8(&self.payload)?;
         let id = if self.signal == Signal::Traces {
@@ -291,12 +294,37 @@ impl Request<'_, '_> {
     }
 
     fn write(&mut self, depth: usize, message: &Message, bytes: &[u8]) -> Result<Text, Stop> {
-        let mut writer = JsonWriter::new(&mut self.payload, depth);
+        let limit = self.limits.max_event_bytes;
+        let mut writer = JsonWriter::new(&mut self.payload, depth, limit);
         writer.message(message, bytes)?;
         Ok(Text {
             depth_max: writer.depth_max,
             has_nul: writer.has_nul,
+            is_cut: writer.is_cut,
         })
+    }
+
+    /// Appends `,"schemaUrl":…` if there is one.
+    fn write_schema_url(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Text, Broken> {
+        let mut url = None;
+        let mut reader = Reader::new(bytes);
+        while let Some((number, value)) = reader.next()? {
+            if let (SCHEMA_URL, Value::Bytes(text)) = (number, value) {
+                url = Some(text);
+            }
+        }
+        let mut text = Text::default();
+        let Some(url) = url else {
+            return Ok(text);
+        };
+        text.is_cut = url.len() > self.limits.max_event_bytes;
+        if !text.is_cut {
+            let url = utf8(url)?;
+            out.extend_from_slice(b",\"schemaUrl\":");
+            json::write_str(url, out);
+            text.has_nul = url.contains('\0');
+        }
+        Ok(text)
     }
 
     /// Takes back the end of an object, so that it can go on.
@@ -310,8 +338,8 @@ impl Request<'_, '_> {
     fn count(&mut self, bytes: usize) -> Result<(), Stop> {
         self.written += bytes;
         if self.written > WRITTEN_MAX {
-            return Err(Stop::TooLarge(DecodeError::TooManyEvents {
-                limit: self.index as usize,
+            return Err(Stop::TooLarge(DecodeError::BatchTooLarge {
+                limit: WRITTEN_MAX,
             }));
         }
         Ok(())
@@ -344,6 +372,14 @@ impl Data {
     }
 }
 
+/// The attributes of a resource or a scope. One that is cut has none: they could be as many as fit into a body.
+fn shared(text: Text, message: Option<&[u8]>, number: u32) -> Result<Vec<Attribute<'_>>, Broken> {
+    match message {
+        Some(message) if !text.is_cut => attributes::of_message(message, number),
+        _ => Ok(Vec::new()),
+    }
+}
+
 /// The message without some of its fields.
 fn without(bytes: &[u8], numbers: &[u32]) -> Result<Vec<u8>, Broken> {
     let mut kept = Vec::new();
@@ -357,25 +393,4 @@ fn without(bytes: &[u8], numbers: &[u32]) -> Result<Vec<u8>, Broken> {
         start = end;
     }
     Ok(kept)
-}
-
-/// Appends `,"schemaUrl":…` if there is one.
-fn write_schema_url(bytes: &[u8], out: &mut Vec<u8>) -> Result<Text, Broken> {
-    let mut url = None;
-    let mut reader = Reader::new(bytes);
-    while let Some((number, value)) = reader.next()? {
-        if let (SCHEMA_URL, Value::Bytes(text)) = (number, value) {
-            url = Some(text);
-        }
-    }
-    let Some(url) = url else {
-        return Ok(Text::default());
-    };
-    let url = utf8(url)?;
-    out.extend_from_slice(b",\"schemaUrl\":");
-    json::write_str(url, out);
-    Ok(Text {
-        depth_max: 0,
-        has_nul: url.contains('\0'),
-    })
 }

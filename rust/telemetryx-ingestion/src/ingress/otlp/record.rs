@@ -170,6 +170,8 @@ pub(super) struct Text {
     pub(super) depth_max: usize,
     /// Whether it has a NUL, which many stores cannot hold.
     pub(super) has_nul: bool,
+    /// Whether it is not all there: it is over the limit of an event.
+    pub(super) is_cut: bool,
 }
 
 impl Text {
@@ -178,6 +180,7 @@ impl Text {
         Self {
             depth_max: self.depth_max.max(other.depth_max),
             has_nul: self.has_nul || other.has_nul,
+            is_cut: self.is_cut || other.is_cut,
         }
     }
 }

@@ -185,7 +185,7 @@ proptest! {
         let joined = parts.concat();
         let expected = HistogramDataPoint::decode(joined.as_slice()).unwrap();
         let mut text = Vec::new();
-        super::to_json::JsonWriter::new(&mut text, 0)
+        super::to_json::JsonWriter::new(&mut text, 0, usize::MAX)
             .message(&schema::HISTOGRAM_POINT, &joined)
             .unwrap();
         let bytes = from_json::to_protobuf(&schema::HISTOGRAM_POINT, &text).unwrap();
@@ -290,6 +290,102 @@ fn a_span_is_named_by_its_ids_unless_they_are_malformed() {
     }
 }
 
+#[test]
+fn a_span_of_a_call_is_named_by_its_side_too() {
+    let spans = (0..=5).map(|kind| Span {
+        trace_id: vec![1; 16],
+        span_id: vec![2; 8],
+        kind,
+        ..Span::default()
+    });
+    let scope_spans = vec![ScopeSpans {
+        spans: spans.collect(),
+        ..ScopeSpans::default()
+    }];
+    let resource_spans = vec![ResourceSpans {
+        scope_spans,
+        ..ResourceSpans::default()
+    }];
+    let body = ExportTraceServiceRequest { resource_spans }.encode_to_vec();
+    let seen = events(Signal::Traces, &body).unwrap();
+    let ids = seen.iter().map(|event| event.as_ref().unwrap().id.as_ref());
+    let both = format!("{}-{}", "01".repeat(16), "02".repeat(8));
+    let expected = ["", "", "-server", "-client", "-producer", "-consumer"];
+    assert!(ids.eq(expected.map(|kind| format!("{both}{kind}"))));
+}
+
+/// One attribute of eleven bytes, tag and length included.
+fn small_attribute() -> Vec<u8> {
+    let mut attribute = Vec::new();
+    put_bytes_field(1, b"key", &mut attribute);
+    put_bytes_field(2, &[0x10, 1], &mut attribute);
+    attribute
+}
+
+#[test]
+fn what_is_over_the_limit_of_an_event_is_refused_alone() {
+    let attribute = small_attribute();
+    let many = |number| {
+        let mut message = Vec::new();
+        for _ in 0..40_000 {
+            put_bytes_field(number, &attribute, &mut message);
+        }
+        message
+    };
+    let mut point = Vec::new();
+    put_bytes_field(1, &many(7), &mut point);
+    put_bytes_field(1, b"", &mut point);
+    let cases: [(_, _, &[u8]); 3] = [
+        (Signal::Logs, many(6), b""),
+        (Signal::Traces, many(9), b""),
+        (Signal::Metrics, point, &[10, 0]),
+    ];
+    for (signal, large, small) in cases {
+        let mut records = Vec::new();
+        let mut one = |record: &[u8]| match signal {
+            // A gauge with these points.
+            Signal::Metrics => {
+                let mut metric = Vec::new();
+                put_bytes_field(5, record, &mut metric);
+                put_bytes_field(2, &metric, &mut records);
+            }
+            _ => put_bytes_field(2, record, &mut records),
+        };
+        one(small);
+        one(&large);
+        one(small);
+        // Of the second resource all is too much.
+        let mut first = Vec::new();
+        put_bytes_field(2, &records, &mut first);
+        let mut second = Vec::new();
+        put_bytes_field(1, &many(1), &mut second);
+        put_bytes_field(2, &records, &mut second);
+        let mut body = Vec::new();
+        put_bytes_field(1, &first, &mut body);
+        put_bytes_field(1, &second, &mut body);
+        put_bytes_field(1, &first, &mut body);
+        let seen = events(signal, &body).unwrap();
+        let refused = |event: &Result<Event<'_>, EventError>| match event {
+            Ok(event) => {
+                serde_json::from_str::<serde_json::Value>(&event.payload).unwrap();
+                None
+            }
+            Err(error) => Some((error.code, error.index)),
+        };
+        let found: Vec<_> = seen.iter().map(refused).collect();
+        let of_first: &[bool] = match signal {
+            Signal::Metrics => &[false, true, false, false],
+            _ => &[false, true, false],
+        };
+        let is_refused = [of_first, &vec![true; of_first.len()], of_first].concat();
+        let expected = (0_u32..).zip(is_refused);
+        let expected: Vec<_> = expected
+            .map(|(index, is)| is.then_some((ErrorCode::EventTooLarge, index)))
+            .collect();
+        assert_eq!(found, expected, "{signal:?}");
+    }
+}
+
 /// A log record with a body of so many lists in lists, each level in two parts with a text in between.
 fn nested(levels: usize) -> Vec<u8> {
     let mut any = Vec::new();
@@ -323,9 +419,7 @@ fn values_in_values_are_refused_at_the_bound_and_read_once_only() {
 
 #[test]
 fn much_around_many_that_are_empty_is_refused_before_it_is_written_for_each() {
-    let mut attribute = Vec::new();
-    put_bytes_field(1, b"key", &mut attribute);
-    put_bytes_field(2, &[0x10, 1], &mut attribute);
+    let attribute = small_attribute();
     for signal in Signal::ALL {
         let (mut resource, mut of_resource) = (Vec::new(), Vec::new());
         for _ in 0..20_000 {
@@ -338,6 +432,8 @@ fn much_around_many_that_are_empty_is_refused_before_it_is_written_for_each() {
         }
         let mut body = Vec::new();
         put_bytes_field(1, &of_resource, &mut body);
-        assert!(events(signal, &body).unwrap_err().is_too_large());
+        let error = events(signal, &body).unwrap_err();
+        assert_eq!(error, DecodeError::BatchTooLarge { limit: 64 << 20 });
+        assert!(error.is_too_large());
     }
 }

@@ -25,6 +25,10 @@ pub(super) struct JsonWriter<'o> {
     pub(super) depth_max: usize,
     /// Whether a text has a NUL, which many stores cannot hold.
     pub(super) has_nul: bool,
+    /// Whether it was cut off at the limit, somewhere in the text.
+    pub(super) is_cut: bool,
+    /// See [`JsonWriter::new`].
+    limit: usize,
     messages: usize,
     /// Whether all is written by the slow way.
     is_slow: bool,
@@ -36,6 +40,8 @@ pub(super) struct JsonWriter<'o> {
 enum Stop {
     Broken(Broken),
     Unordered,
+    /// The text is over its limit.
+    Full,
 }
 
 impl From<Broken> for Stop {
@@ -44,23 +50,16 @@ impl From<Broken> for Stop {
     }
 }
 
-impl Stop {
-    fn into_broken(self) -> Broken {
-        match self {
-            Self::Broken(broken) => broken,
-            Self::Unordered => Broken("the order of its fields makes no sense"),
-        }
-    }
-}
-
 impl<'o> JsonWriter<'o> {
-    /// Appends to `out`, where `depth` brackets are open.
-    pub(super) fn new(out: &'o mut Vec<u8>, depth: usize) -> Self {
+    /// Appends to `out`, where `depth` brackets are open, and stops about where it is `limit` bytes long.
+    pub(super) fn new(out: &'o mut Vec<u8>, depth: usize, limit: usize) -> Self {
         Self {
             out,
             depth,
             depth_max: depth,
             has_nul: false,
+            is_cut: false,
+            limit,
             messages: 0,
             is_slow: false,
             joinable: 1 << 20,
@@ -71,13 +70,19 @@ impl<'o> JsonWriter<'o> {
     pub(super) fn message(&mut self, message: &Message, bytes: &[u8]) -> Result<(), Broken> {
         let (start, depth) = (self.out.len(), self.depth);
         self.is_slow = false;
-        match self.object(message, bytes) {
+        let mut written = self.object(message, bytes);
+        if matches!(written, Err(Stop::Unordered)) {
+            self.out.truncate(start);
+            (self.depth, self.messages, self.is_slow) = (depth, 0, true);
+            written = self.object(message, bytes);
+        }
+        match written {
             Ok(()) => Ok(()),
             Err(Stop::Broken(broken)) => Err(broken),
-            Err(Stop::Unordered) => {
-                self.out.truncate(start);
-                (self.depth, self.messages, self.is_slow) = (depth, 0, true);
-                self.object(message, bytes).map_err(Stop::into_broken)
+            Err(Stop::Unordered) => Err(Broken("the order of its fields makes no sense")),
+            Err(Stop::Full) => {
+                self.is_cut = true;
+                Ok(())
             }
         }
     }
@@ -230,6 +235,15 @@ impl<'o> JsonWriter<'o> {
 
     #[inline]
     fn value(&mut self, kind: Kind, value: Value<'_>) -> Result<(), Stop> {
+        let least = match (kind, value) {
+            // Of a message there may be fields that are not written.
+            (Kind::Message(_), _) => 0,
+            (_, Value::Bytes(bytes)) => bytes.len(),
+            _ => 1,
+        };
+        if self.out.len() + least > self.limit {
+            return Err(Stop::Full);
+        }
         match (kind, value) {
             (Kind::String, Value::Bytes(text)) => self.text(text)?,
             (Kind::Message(inner), Value::Bytes(bytes)) => self.object(inner, bytes)?,
