@@ -2,6 +2,7 @@
 
 use super::http::Answer;
 use super::protocol::Protocol;
+use crate::ingress::otlp::DROPPED;
 
 /// The events of one request: accepted, rejected, shed, or none of these, and then the request was refused.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,9 +51,11 @@ impl Verdict {
         };
         if protocol.is_otlp() {
             if answer.status == protocol.taken() {
-                verdict.rejected = rejected_records(answer.body).min(batch);
-                verdict.accepted = batch - verdict.rejected;
-                verdict.refused = (verdict.rejected == 0).then(Vec::new);
+                let (rejected, shed) = partial_success(answer.body);
+                verdict.rejected = rejected.min(batch);
+                verdict.shed = shed.min(batch - verdict.rejected);
+                verdict.accepted = batch - verdict.rejected - verdict.shed;
+                verdict.refused = (verdict.accepted == batch).then(Vec::new);
             }
             return verdict;
         }
@@ -88,12 +91,21 @@ impl Verdict {
     }
 }
 
-/// `partial_success.rejected_log_records` of an `ExportLogsServiceResponse`; 0 if there is none.
-fn rejected_records(body: &[u8]) -> u64 {
-    field(body, 0x0a)
-        .and_then(|(at, length)| body.get(at..at.checked_add(usize::try_from(length).ok()?)?))
-        .and_then(|partial| field(partial, 0x08))
-        .map_or(0, |(_, rejected)| rejected)
+/// What the `partial_success` of an `ExportLogsServiceResponse` says: how many records were rejected, and how many the
+/// overflow policy dropped, which OTLP has no number for.
+fn partial_success(body: &[u8]) -> (u64, u64) {
+    let partial = part(body, 0x0a).unwrap_or_default();
+    let (at, rejected) = field(partial, 0x08).unwrap_or_default();
+    let message = partial.get(at..).and_then(|rest| part(rest, 0x12));
+    let message = message.and_then(|message| std::str::from_utf8(message).ok());
+    let shed = message.and_then(|message| message.split_once(DROPPED)?.0.parse().ok());
+    (rejected, shed.unwrap_or(0))
+}
+
+/// The bytes after the tag and the length at the front.
+fn part(bytes: &[u8], tag: u8) -> Option<&[u8]> {
+    let (at, length) = field(bytes, tag)?;
+    bytes.get(at..at.checked_add(usize::try_from(length).ok()?)?)
 }
 
 /// The number after the tag at the front (a value or a length), and where it ends.
@@ -149,20 +161,31 @@ mod tests {
     }
 
     #[test]
-    fn rejected_records_of_otlp_are_read() {
+    fn what_otlp_says_of_a_part_is_read() {
         use opentelemetry_proto::tonic::collector::logs::v1::{
             ExportLogsPartialSuccess, ExportLogsServiceResponse,
         };
         use prost::Message;
-        for rejected in [0, 3, 300] {
+        let answer = |rejected, message: &str| {
             let answer = ExportLogsServiceResponse {
                 partial_success: Some(ExportLogsPartialSuccess {
                     rejected_log_records: rejected,
-                    error_message: "no".to_owned(),
+                    error_message: message.to_owned(),
                 }),
             };
-            assert_eq!(rejected_records(&answer.encode_to_vec()), rejected as u64);
+            answer.encode_to_vec()
+        };
+        for rejected in [0, 3, 300] {
+            let answer = answer(rejected, "no");
+            assert_eq!(partial_success(&answer), (rejected as u64, 0));
         }
-        assert_eq!(rejected_records(&[0x0a, 0xff]), 0);
+        let dropped = "7 dropped by the overflow policy";
+        assert_eq!(partial_success(&answer(0, dropped)), (0, 7));
+        let both = answer(2, &format!("{dropped}; 2 records were rejected"));
+        assert_eq!(partial_success(&both), (2, 7));
+        let verdict = of(200, &both, Protocol::OtlpGrpc);
+        let counts = (verdict.accepted, verdict.rejected, verdict.shed);
+        assert_eq!((counts, verdict.refused), ((1, 2, 7), None));
+        assert_eq!(partial_success(&[0x0a, 0xff]), (0, 0));
     }
 }

@@ -71,7 +71,7 @@ impl Export {
         let (peer, request_id) = (call.peer, call.request_id);
         match self.door.counted(peer, request_id, self.take(call)).await {
             Ok(accepted) => {
-                let message = reply::response(Encoding::Protobuf, self.signal, &accepted.rejected);
+                let message = reply::response(Encoding::Protobuf, self.signal, &accepted);
                 done(&message)
             }
             Err(refusal) => {

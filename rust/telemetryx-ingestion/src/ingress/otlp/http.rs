@@ -63,7 +63,7 @@ impl Export {
             Ok(accepted) => answer::bytes(
                 StatusCode::OK,
                 of_answer.content_type(),
-                reply::response(of_answer, self.signal, &accepted.rejected),
+                reply::response(of_answer, self.signal, &accepted),
             ),
             Err(refusal) => {
                 let body = reply::status(of_answer, &refusal);

@@ -36,6 +36,7 @@ mod to_json;
 mod wire;
 
 pub use from_json::JSON_GROWTH;
+pub(crate) use reply::DROPPED;
 
 inventory::submit! {
     ProtocolFactory {

@@ -10,12 +10,14 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 
 use super::Signal;
 use super::wire::{put_bytes_field, put_nested, put_varint_field};
+use crate::ingress::answer::RETRY_AFTER_DEFAULT;
 use crate::intake::{Accepted, Refusal, Rejections};
 
 /// Messages are cut off here: in gRPC they are headers, and clients limit those.
 const MESSAGE_BYTES_MAX: usize = 1024;
-/// When to come back, where nothing better is known.
-const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+
+/// Stands behind the number of records that the overflow policy dropped, at the front of the message of a partial success.
+pub(crate) const DROPPED: &str = " dropped by the overflow policy";
 
 /// How a request over HTTP is written, and its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,43 +62,59 @@ pub(super) fn settled(taken: Result<Accepted, Refusal>) -> Result<Accepted, Refu
     })
 }
 
-/// The answer to records that were taken, perhaps but for some.
-pub(super) fn response(encoding: Encoding, signal: Signal, rejected: &Rejections) -> Vec<u8> {
-    let mut body = Vec::new();
+/// The answer to records that were taken, perhaps but for some. A message without a count is a warning in OTLP: so are
+/// told those that the overflow policy dropped.
+pub(super) fn response(encoding: Encoding, signal: Signal, accepted: &Accepted) -> Vec<u8> {
+    let Accepted { shed, rejected, .. } = accepted;
     let count = rejected.count as u64;
-    match (encoding, count) {
+    let mut body = Vec::new();
+    match (encoding, count + u64::from(*shed)) {
         (Encoding::Protobuf, 0) => {}
         (Encoding::Json, 0) => body.extend_from_slice(b"{}"),
         (Encoding::Protobuf, _) => {
             let write = |out: &mut Vec<u8>| {
-                put_varint_field(1, count, out);
-                put_bytes_field(2, message_of(rejected).as_bytes(), out);
+                if count > 0 {
+                    put_varint_field(1, count, out);
+                }
+                put_bytes_field(2, message_of(*shed, rejected).as_bytes(), out);
                 Ok::<_, Infallible>(())
             };
             put_nested(1, &mut body, write).ok();
         }
         (Encoding::Json, _) => {
-            body.extend_from_slice(b"{\"partialSuccess\":{\"");
-            body.extend_from_slice(signal.rejected().as_bytes());
-            body.extend_from_slice(b"\":\"");
-            write_number(count, &mut body);
-            body.extend_from_slice(b"\",\"errorMessage\":");
-            write_str(&message_of(rejected), &mut body);
+            body.extend_from_slice(b"{\"partialSuccess\":{");
+            if count > 0 {
+                body.push(b'"');
+                body.extend_from_slice(signal.rejected().as_bytes());
+                body.extend_from_slice(b"\":\"");
+                write_number(count, &mut body);
+                body.extend_from_slice(b"\",");
+            }
+            body.extend_from_slice(b"\"errorMessage\":");
+            write_str(&message_of(*shed, rejected), &mut body);
             body.extend_from_slice(b"}}");
         }
     }
     body
 }
 
-fn message_of(Rejections { count, errors }: &Rejections) -> String {
-    let mut message = match errors.first() {
-        Some(first) => format!("record {}: {}", first.index, first.message),
-        None => String::new(),
-    };
-    if *count > 1 {
-        message = format!("{count} records were rejected; the first: {message}");
+fn message_of(shed: u32, Rejections { count, errors }: &Rejections) -> String {
+    let mut parts = Vec::new();
+    if shed > 0 {
+        parts.push(format!("{shed}{DROPPED}"));
     }
-    shortened(message)
+    let first = errors
+        .first()
+        .map(|first| format!("record {}: {}", first.index, first.message));
+    match (count, first) {
+        (0, _) => {}
+        (1, first) => parts.extend(first),
+        (count, first) => {
+            let first = first.unwrap_or_default();
+            parts.push(format!("{count} records were rejected; the first: {first}"));
+        }
+    }
+    shortened(parts.join("; "))
 }
 
 /// An error as `google.rpc.Status`.
@@ -121,7 +139,7 @@ pub(super) fn status(encoding: Encoding, refusal: &Refusal) -> Vec<u8> {
                 body.extend_from_slice(
                     b",\"details\":[{\"@type\":\"type.googleapis.com/google.rpc.RetryInfo\",\"retryDelay\":\"",
                 );
-                body.extend_from_slice(format!("{}s", after.as_secs_f64()).as_bytes());
+                body.extend_from_slice(duration_json(after).as_bytes());
                 body.extend_from_slice(b"\"}]");
             }
             body.push(b'}');
@@ -142,6 +160,11 @@ pub(super) fn grpc_status(refusal: &Refusal) -> tonic::Status {
     }
     let message = shortened(refusal.to_string());
     tonic::Status::with_details_and_metadata(code, message, details, metadata)
+}
+
+/// A `Duration` as the JSON mapping of protobuf has it: seconds, with nine digits of a fraction.
+fn duration_json(duration: Duration) -> String {
+    format!("{}.{:09}s", duration.as_secs(), duration.subsec_nanos())
 }
 
 /// `details`: an `Any` with a `RetryInfo`.
@@ -196,4 +219,20 @@ fn code_number(code: Code) -> u64 {
 fn shortened(mut message: String) -> String {
     message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_in_json_has_nine_digits_of_a_fraction() {
+        for (duration, text) in [
+            (Duration::from_secs(1), "1.000000000s"),
+            (Duration::new(8, 5), "8.000000005s"),
+            (Duration::new(99, 300_000_001), "99.300000001s"),
+        ] {
+            assert_eq!(duration_json(duration), text);
+        }
+    }
 }
