@@ -34,6 +34,10 @@ pub(super) type AnswerBody = Either<Full<Bytes>, UnsyncBoxBody<Bytes, std::conve
 /// An answer.
 pub(super) type Answer = Response<AnswerBody>;
 
+/// In the extensions of an answer: the status that the metrics have, where a protocol says of its errors that they are 200.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CountedAs(pub(super) StatusCode);
+
 /// Bytes of one type.
 pub(super) fn bytes(
     status: StatusCode,

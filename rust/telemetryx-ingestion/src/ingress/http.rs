@@ -101,7 +101,9 @@ impl HttpService {
             HeaderName::from_static(request_id::HEADER),
             request_id.header(),
         );
-        metrics.record(answer.status().as_u16(), started.elapsed());
+        let counted = answer.extensions_mut().remove::<answer::CountedAs>();
+        let status = counted.map_or_else(|| answer.status(), |counted| counted.0);
+        metrics.record(status.as_u16(), started.elapsed());
         answer
     }
 

@@ -75,8 +75,7 @@ impl Export {
                 done(&message)
             }
             Err(refusal) => {
-                let answer = reply::grpc_status(&refusal).into_http::<()>();
-                let mut answer = answer.map(|()| AnswerBody::Left(Full::default()));
+                let mut answer = refused(&refusal);
                 if matches!(refusal, Refusal::Unsupported(_)) {
                     let known = HeaderValue::from_static("gzip,deflate,zstd,identity");
                     answer.headers_mut().insert("grpc-accept-encoding", known);
@@ -100,6 +99,15 @@ impl Export {
             .await;
         reply::settled(taken)
     }
+}
+
+/// An error of gRPC, which is 200 to HTTP.
+pub(super) fn refused(refusal: &Refusal) -> Answer {
+    let answer = reply::grpc_status(refusal).into_http::<()>();
+    let mut answer = answer.map(|()| AnswerBody::Left(Full::default()));
+    let status = answer::classify(refusal).status;
+    answer.extensions_mut().insert(answer::CountedAs(status));
+    answer
 }
 
 /// Whoever speaks something else at this path gets an answer of HTTP: there is no status of gRPC for it.

@@ -78,7 +78,8 @@ impl Export {
         encoding: Result<Encoding, Refusal>,
     ) -> Result<Accepted, Refusal> {
         let request_id = call.request_id;
-        let received = self.door.receive(call, Keys::Asked, |_| encoding).await?;
+        let received = self.door.receive(call, Keys::Asked, |_| encoding).await;
+        let received = received.map_err(to_be_sent_again)?;
         let received = match received.checked {
             Encoding::Protobuf => received,
             Encoding::Json => self.door.map_body(received, |json, mut permit| {
@@ -98,6 +99,14 @@ impl Export {
             .accept(received, &self.signal, request_id, Some(IDEMPOTENCY_KEY))
             .await;
         reply::settled(taken)
+    }
+}
+
+/// Exporters give up what is answered 408; a slow body may be faster the next time.
+fn to_be_sent_again(refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::TooSlow(_) => Refusal::Unavailable(refusal.to_string()),
+        other => other,
     }
 }
 
