@@ -1,11 +1,9 @@
-//! OTLP byte by byte: what each mistake and each attack is answered, and that nobody else notices; also health and
-//! reflection over gRPC.
+//! OTLP byte by byte: what each mistake and each attack is answered, and that nobody else notices.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod support;
 
 use std::io::Write;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};
@@ -22,8 +20,6 @@ use serde_json::{Value, json};
 use support::{SOON, service, settle, stored};
 use telemetryx_testkit::{Response, Service, eventually};
 use tokio::net::TcpStream;
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_client::HealthClient;
 
 const LOGS: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
 const GRPC: (&str, &str) = ("content-type", "application/grpc");
@@ -455,7 +451,8 @@ async fn who_is_told_to_come_back_is_told_when() {
         .as_str()
         .unwrap()
         .to_owned();
-    assert!(delay.starts_with('9') && delay.ends_with('s'), "{delay}");
+    let (seconds, nanos) = delay.strip_suffix('s').unwrap().split_once('.').unwrap();
+    assert!(seconds.starts_with('9') && nanos.len() == 9, "{delay}");
     let called = export(&service, &body).await;
     assert_eq!(called.code(), 8);
     for name in ["grpc-status-details-bin", "google.rpc.retryinfo-bin"] {
@@ -484,79 +481,199 @@ async fn keys_are_asked_for_as_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_and_reflection_answer_and_watching_does_not_hold_up_the_end() {
-    let mut service = service().otlp().start();
-    let address = format!("http://{}", service.otlp_grpc_address());
-    let channel = tonic::transport::Endpoint::from_shared(address)
-        .unwrap()
-        .connect()
-        .await
-        .unwrap();
-    let mut health = HealthClient::new(channel.clone());
-    let of = |name: &str| HealthCheckRequest {
-        service: name.to_owned(),
+async fn a_record_over_its_limit_is_refused_alone() {
+    let service = service().otlp().config("http: { max_event: 4KiB }").start();
+    let large = "x".repeat(5000);
+    let mut time = 0;
+    let mut three = || {
+        time += 3;
+        request(vec![log(time, "a"), log(time, &large), log(time + 1, "b")])
     };
-    for name in ["", "opentelemetry.proto.collector.trace.v1.TraceService"] {
-        let answer = health.check(of(name)).await.unwrap().into_inner();
-        assert_eq!(answer.status, 1, "{name}");
-    }
+    let expected = |response: &[u8]| {
+        let response = ExportLogsServiceResponse::decode(response).unwrap();
+        let partial = response.partial_success.unwrap();
+        assert_eq!(partial.rejected_log_records, 1);
+        let message = "record 1: as an event it is longer than 4096 bytes (http.max_event)";
+        assert_eq!(partial.error_message, message);
+    };
+    let answer = post(&service, "/v1/logs", &[PROTOBUF], &three());
+    expected(&answer.expect_status(200).body);
+    let called = export(&service, &three()).await;
+    assert_eq!(called.code(), 0);
+    expected(&called.body[5..]);
+    // The only one of its request, too.
+    let alone = request(vec![log(1, &large)]);
+    let answer = post(&service, "/v1/logs", &[PROTOBUF], &alone).expect_status(200);
+    let answer = ExportLogsServiceResponse::decode(answer.body.as_slice()).unwrap();
+    assert_eq!(answer.partial_success.unwrap().rejected_log_records, 1);
+    settle(&service);
+    assert_eq!(stored(&service).len(), 4);
+    let ledger = support::assert_books_balance(&service);
+    assert_eq!(ledger["door"]["refused"], 3, "{ledger}");
+    let letters = service.get("/dead-letters").json();
     assert_eq!(
-        health.check(of("nobody")).await.unwrap_err().code(),
-        tonic::Code::NotFound
+        (&letters["count"], &letters["dead_letters"][0]["code"]),
+        (&json!(3), &json!("event_too_large"))
     );
-    let mut watched = health.watch(of("")).await.unwrap().into_inner();
-    assert_eq!(watched.message().await.unwrap().unwrap().status, 1);
+}
 
-    use tonic_reflection::pb::v1::ServerReflectionRequest;
-    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
-    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
-    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-    let ask = ServerReflectionRequest {
-        host: String::new(),
-        message_request: Some(MessageRequest::ListServices(String::new())),
+/// Whatever a request has so many small attributes of: they take memory as far as an event may have them.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_small_attributes_take_little_memory() {
+    let service = service().otlp().start();
+    let mut time = 0;
+    assert_serves(&service, &mut time).await;
+    // Tag, length, the key `a`, and `true`.
+    let attribute = [7, 0x0a, 1, b'a', 0x12, 2, 0x10, 1];
+    let many = |tag: u8| -> Vec<u8> {
+        let one = [&[tag], &attribute[..]].concat();
+        one.repeat((5 << 20) / one.len() - 10)
     };
-    let asked = futures_util::stream::iter([ask]);
-    let mut answers = ServerReflectionClient::new(channel)
-        .server_reflection_info(asked)
-        .await
-        .unwrap()
-        .into_inner();
-    let answer = answers.message().await.unwrap().unwrap();
-    let Some(MessageResponse::ListServicesResponse(listed)) = answer.message_response else {
-        panic!("{answer:?}");
+    let in_message = |tag: u8, bytes: &[u8]| {
+        let mut message = vec![tag];
+        prost::encode_length_delimiter(bytes.len(), &mut message).unwrap();
+        message.extend_from_slice(bytes);
+        message
     };
-    let names: Vec<_> = listed
-        .service
-        .into_iter()
-        .map(|service| service.name)
-        .collect();
-    for name in [
-        "logs.v1.LogsService",
-        "trace.v1.TraceService",
-        "metrics.v1.MetricsService",
+    // An empty record beside a resource, in a scope, and a record.
+    let record = [0x12, 2, 0x12, 0];
+    let of_resource = [in_message(0x0a, &many(0x0a)), record.to_vec()].concat();
+    let of_scope = [in_message(0x0a, &many(0x1a)), vec![0x12, 0]].concat();
+    let of_scope = in_message(0x12, &of_scope);
+    let of_record = in_message(0x12, &in_message(0x12, &many(0x32)));
+    let bodies = [of_resource, of_scope, of_record];
+    let before = service.rss_kib();
+    for (n, body) in bodies.iter().cycle().take(9).enumerate() {
+        let body = in_message(0x0a, body);
+        assert!(body.len() < 5 << 20);
+        let answer = post(&service, "/v1/logs", &[PROTOBUF], &body).expect_status(200);
+        let answer = ExportLogsServiceResponse::decode(answer.body.as_slice()).unwrap();
+        let partial = answer.partial_success.unwrap();
+        assert_eq!(partial.rejected_log_records, 1, "{n}: {partial:?}");
+        assert_serves(&service, &mut time).await;
+    }
+    let peak = service.rss_peak_kib();
+    println!("{before} KiB became {peak} KiB");
+    assert!(peak < before + 24 * 1024, "{before} KiB became {peak} KiB");
+    settle(&service);
+    assert_eq!(stored(&service).len() as u64, time, "only what was good");
+}
+
+#[test]
+fn slow_body_over_http_is_to_be_sent_again() {
+    let service = service()
+        .otlp()
+        .config("http: { body_timeout: 200ms }")
+        .start();
+    for (content_type, address) in [
+        ("application/x-protobuf", service.otlp_http_address()),
+        ("application/json", service.address()),
     ] {
-        let name = format!("opentelemetry.proto.collector.{name}");
-        assert!(names.contains(&name), "{names:?}");
+        let mut connection = telemetryx_testkit::Connection::open(&address).unwrap();
+        let head = format!(
+            "POST /v1/logs HTTP/1.1\r\nhost: x\r\ncontent-type: {content_type}\r\ncontent-length: 100\r\n\r\n{{"
+        );
+        connection.send_raw(head.as_bytes()).unwrap();
+        let answer = connection.read_response().unwrap().expect_status(503);
+        assert_eq!(support::retry_after(&answer), 1);
+        let code = match content_type {
+            "application/json" => answer.json()["code"].as_i64().unwrap(),
+            _ => status_of(&answer).code.into(),
+        };
+        assert_eq!(code, 14);
     }
-    assert!(
-        names.iter().any(|name| name == "grpc.health.v1.Health"),
-        "{names:?}"
-    );
+    // What is no OTLP is answered as before.
+    let mut connection = service.connect();
+    connection
+        .send_raw(b"POST /ingest HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        .unwrap();
+    connection.read_response().unwrap().expect_status(408);
+}
 
-    service.signal_term();
-    assert_eq!(
-        watched.message().await.unwrap().unwrap().status,
-        2,
-        "it goes down"
-    );
-    let ended = tokio::task::spawn_blocking(move || service.wait());
-    let ended = tokio::time::timeout(Duration::from_secs(10), ended).await;
-    assert!(
-        ended
-            .expect("a watcher holds up the end")
-            .unwrap()
-            .success()
-    );
+/// What the overflow policy drops is answered 200, as a client would only send it again; but it is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_overflow_policy_drops_is_told_as_a_warning() {
+    for policy in ["drop", "sample, sample_rate: 0.25"] {
+        let route = support::DEAD_ROUTE;
+        let config = format!(
+            "admission: {{ overflow: {{ policy: {policy}, max_backlog_events: 2 }} }}\n{route}"
+        );
+        let service = service().otlp().config(&config).start();
+        let mut time = 0;
+        // Eleven records, of which the last is invalid.
+        let mut eleven = || {
+            time += 10;
+            let mut logs: Vec<_> = (0..10).map(|n| log(time + n, "x")).collect();
+            logs.push(log(u64::MAX, "of the future"));
+            request(logs)
+        };
+        let whole = post(
+            &service,
+            "/v1/logs",
+            &[PROTOBUF],
+            &request(vec![log(1, "x"); 2]),
+        );
+        assert_eq!(whole.expect_status(200).body, b"");
+        let (mut shed, mut kept) = (0, 2);
+        let mut hear = |rejected: i64, message: &str| {
+            assert_eq!(rejected, 1);
+            let (dropped, rest) = message
+                .split_once(" dropped by the overflow policy")
+                .unwrap();
+            let dropped: u64 = dropped.parse().unwrap();
+            assert!(rest.starts_with("; record 10: `ts` is 2262-"), "{message}");
+            match policy {
+                "drop" => assert_eq!(dropped, 10),
+                _ => assert!((6..=9).contains(&dropped), "three of four: {message}"),
+            }
+            shed += dropped;
+            kept += 10 - dropped;
+        };
+        let mut hear_protobuf = |response: &[u8]| {
+            let response = ExportLogsServiceResponse::decode(response).unwrap();
+            let partial = response.partial_success.unwrap();
+            hear(partial.rejected_log_records, &partial.error_message);
+        };
+        for _ in 0..4 {
+            let answer = post(&service, "/v1/logs", &[PROTOBUF], &eleven());
+            hear_protobuf(&answer.expect_status(200).body);
+            let called = export(&service, &eleven()).await;
+            assert_eq!(called.code(), 0);
+            hear_protobuf(&called.body[5..]);
+        }
+        let mut records: Vec<_> = (0..10)
+            .map(|n| json!({"timeUnixNano": n.to_string()}))
+            .collect();
+        records.push(json!({"timeUnixNano": "9223372036854775807"}));
+        let text = json!({"resourceLogs": [{"scopeLogs": [{"logRecords": records}]}]});
+        let answer = post(&service, "/v1/logs", &[JSON], text.to_string().as_bytes());
+        let answer = answer.expect_status(200).json();
+        let partial = &answer["partialSuccess"];
+        let rejected = partial["rejectedLogRecords"].as_str().unwrap();
+        hear(
+            rejected.parse().unwrap(),
+            partial["errorMessage"].as_str().unwrap(),
+        );
+        let ledger = support::assert_books_balance(&service);
+        assert_eq!(
+            (&ledger["accepted"], &ledger["door"]["shed"]),
+            (&json!(kept), &json!(shed)),
+            "{policy}"
+        );
+        assert_eq!(ledger["door"]["refused"], 9);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_of_grpc_are_counted_as_what_they_are() {
+    let service = service().otlp().start();
+    export(&service, &request(vec![log(1, "x")])).await;
+    assert_eq!(export(&service, b"nonsense").await.code(), 3);
+    for (status, count) in [(200, 1.0), (400, 1.0)] {
+        let labels = format!("endpoint=\"{LOGS}\",status=\"{status}\"");
+        let name = format!("telemetron_http_requests_duration_seconds_count{{{labels}}}");
+        assert_eq!(support::metric(&service, &name), count, "{status}");
+    }
 }
 
 #[test]
