@@ -123,7 +123,7 @@ fn check_finds_a_version_that_breaks_the_one_before() {
             "{line}"
         );
         assert!(
-            line.ends_with("if that is meant, say `breaks = { \"Login\" = [2] }`"),
+            line.ends_with("if that is meant, name version 2 of \"Login\" in the setting `breaks`"),
             "{line}"
         );
     }

@@ -4,16 +4,26 @@
 //! and what it does not understand must not change. It errs on the side of calling a change a break, with one exception:
 //! a property that is new, where the old schema spoke of an object and said nothing of it, is no break, although a payload
 //! might have brought something else under that name before. `docs/plugins.md` lists the rules.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `compatible/at.rs` | a schema within its document |
+//! | `compatible/comparable.rs` | whether two documents can be compared at all: one draft, references that lead to one place |
+//! | `compatible/keywords.rs` | the keywords whose meaning is compared |
+//! | `compatible/properties.rs` | those of them that speak of properties, by name or by pattern |
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+use jsonschema::Validator;
 use serde_json::{Map, Value};
 
-use self::at::{At, anchored};
+use self::at::{At, anchored, base};
 use super::folder::{File, Folder};
 
 mod at;
+mod comparable;
 mod keywords;
+mod properties;
 
 /// References within references.
 const REFERENCES_MAX: usize = 64;
@@ -51,7 +61,7 @@ const KNOWN: [&str; 25] = [
     "allOf",
 ];
 /// Keywords that say nothing of what is valid, or only where to look.
-const SILENT: [&str; 18] = [
+const SILENT: [&str; 17] = [
     "$ref",
     "$schema",
     "$id",
@@ -68,7 +78,6 @@ const SILENT: [&str; 18] = [
     "deprecated",
     "readOnly",
     "writeOnly",
-    "contentMediaType",
     "contentSchema",
 ];
 
@@ -79,16 +88,24 @@ pub(super) struct Break {
     pub(super) what: String,
 }
 
-/// What of `old` is no longer taken by `new`.
+/// What of `old` is no longer taken by `new`, or why that cannot be said.
 pub(super) fn breaks(folder: &Folder, old: &File, new: &File) -> Vec<Break> {
+    if comparable::are_the_same(old, new) {
+        return Vec::new();
+    }
+    let draft = match comparable::draft(folder, old, new) {
+        Ok(draft) => draft,
+        Err(obstacle) => return vec![obstacle],
+    };
     let mut compare = Compare {
         folder,
         found: Vec::new(),
         fine: HashSet::new(),
         assumed: Vec::new(),
         pairs: 0,
+        patterns: HashMap::new(),
     };
-    let (old, new) = (At::root(old), At::root(new));
+    let (old, new) = (At::root(old, draft), At::root(new, draft));
     compare.schemas(&old, &new);
     compare.found
 }
@@ -102,6 +119,8 @@ struct Compare<'f> {
     /// The same in the order in which they came.
     assumed: Vec<Pair>,
     pairs: usize,
+    /// What tells whether a name matches a pattern.
+    patterns: HashMap<&'f str, Option<Validator>>,
 }
 
 type Pair = (*const Value, *const Value);
@@ -197,7 +216,9 @@ impl<'f> Compare<'f> {
             let target = self.find(&at, reference);
             let target = target.ok_or_else(|| reference.to_owned())?;
             let says_more = |(key, _): (&String, _)| !SILENT.contains(&key.as_str());
-            if at.schema.as_object().into_iter().flatten().any(says_more) {
+            if !at.is_reference_alone()
+                && at.schema.as_object().into_iter().flatten().any(says_more)
+            {
                 parts.push(at);
             }
             at = target;
@@ -207,10 +228,14 @@ impl<'f> Compare<'f> {
 
     fn find(&self, at: &At<'f>, reference: &str) -> Option<At<'f>> {
         let (place, pointer) = reference.split_once('#').unwrap_or((reference, ""));
+        if pointer.contains('%') {
+            return None;
+        }
         let (uri, document) = if place.is_empty() {
             (at.uri, at.document)
         } else {
-            self.folder.neighbour(at.uri, place)?
+            let (uri, document) = self.folder.neighbour(at.uri, place)?;
+            (base(document, uri), document)
         };
         let is_pointer = pointer.is_empty() || pointer.starts_with('/');
         let schema = if is_pointer {
@@ -224,6 +249,7 @@ impl<'f> Compare<'f> {
             schema,
             document,
             uri,
+            draft: at.draft,
             pointer,
         })
     }
@@ -232,27 +258,11 @@ impl<'f> Compare<'f> {
     fn is_same(&self, old: &At<'f>, new: &At<'f>, seen: &mut HashSet<Pair>) -> bool {
         match (old.schema, new.schema) {
             (Value::Object(before), Value::Object(now)) => {
-                if !seen.insert((addr(old), addr(new))) {
-                    return true;
-                }
-                let mut both = before
-                    .iter()
-                    .map(|(key, before)| (key, before, now.get(key)));
-                before.len() == now.len()
-                    && both.all(|(key, before, now)| match (key.as_str(), before, now) {
-                        (_, _, None) => false,
-                        ("$ref", Value::String(before), Some(Value::String(now))) => {
-                            match (self.find(old, before), self.find(new, now)) {
-                                (Some(before), Some(now)) => self.is_same(&before, &now, seen),
-                                _ => false,
-                            }
-                        }
-                        // Where it leads depends on the way there.
-                        ("$dynamicRef" | "$recursiveRef", ..) => old.document == new.document,
-                        (key, before, Some(now)) => {
-                            self.is_same(&old.of(before, &[key]), &new.of(now, &[key]), seen)
-                        }
-                    })
+                !seen.insert((addr(old), addr(new)))
+                    || before.len() == now.len()
+                        && before
+                            .keys()
+                            .all(|key| self.is_same_under(key, old, new, seen))
             }
             (Value::Array(before), Value::Array(now)) => {
                 let mut both = std::iter::zip(before, now);
@@ -265,32 +275,83 @@ impl<'f> Compare<'f> {
         }
     }
 
+    /// The same of what stands under a keyword. References must be the same, and what they lead to: this may also be a
+    /// value within `const`.
+    fn is_same_under(
+        &self,
+        key: &str,
+        old: &At<'f>,
+        new: &At<'f>,
+        seen: &mut HashSet<Pair>,
+    ) -> bool {
+        match (old.schema.get(key), new.schema.get(key)) {
+            (None, None) => true,
+            (Some(Value::String(before)), Some(Value::String(now))) if key == "$ref" => {
+                let targets = || Some((self.find(old, before)?, self.find(new, now)?));
+                before == now
+                    && targets().is_some_and(|(before, now)| self.is_same(&before, &now, seen))
+            }
+            (Some(before), Some(now)) => {
+                self.is_same(&old.of(before, &[key]), &new.of(now, &[key]), seen)
+            }
+            _ => false,
+        }
+    }
+
     fn keywords(&mut self, old: &At<'f>, new: &At<'f>) {
         self.known(old, new);
         let nothing = Map::new();
         let keywords = new.schema.as_object().unwrap_or(&nothing);
-        for (key, value) in keywords {
+        for key in keywords.keys() {
             let is_known = KNOWN.contains(&key.as_str()) || SILENT.contains(&key.as_str());
-            if is_known {
+            if is_known || self.is_same_under(key, old, new, &mut HashSet::new()) {
                 continue;
             }
-            match old.get(key) {
-                None => self.found(new, key, format!("`{key}` was added")),
-                Some(_) if key.ends_with("Ref") && old.document == new.document => {}
-                Some(before) => {
-                    let (before, now) = (old.of(before, &[key]), new.of(value, &[key]));
-                    if key.ends_with("Ref") || !self.is_same(&before, &now, &mut HashSet::new()) {
-                        self.found(new, key, format!("`{key}` changed"));
-                    }
-                }
+            let what = old.schema.get(key).map_or("was added", |_| "changed");
+            self.found(new, key, format!("`{key}` {what}"));
+        }
+        // Without the one the other means more: at least one item must match, and the text itself must be of that type.
+        for (key, weaker) in [
+            ("contains", "minContains"),
+            ("contentMediaType", "contentEncoding"),
+        ] {
+            let is_gone = new.schema.get(weaker).is_none() && old.schema.get(weaker).is_some();
+            if new.schema.get(key).is_some() && is_gone {
+                self.found(new, key, format!("`{weaker}` is gone"));
             }
         }
-        // Without it, one item at least must match `contains`.
-        if new.get("contains").is_some()
-            && new.get("minContains").is_none()
-            && old.get("minContains").is_some()
-        {
-            self.found(new, "contains", "`minContains` is gone");
+        self.unevaluated(old, new);
+    }
+
+    /// `unevaluatedProperties` and `unevaluatedItems` are of what no other keyword spoke of.
+    fn unevaluated(&mut self, old: &At<'f>, new: &At<'f>) {
+        const EVERYWHERE: [&str; 8] = [
+            "$ref",
+            "allOf",
+            "anyOf",
+            "oneOf",
+            "if",
+            "then",
+            "else",
+            "dependentSchemas",
+        ];
+        const OF_PROPERTIES: [&str; 2] = ["patternProperties", "additionalProperties"];
+        const OF_ITEMS: [&str; 4] = ["items", "prefixItems", "additionalItems", "contains"];
+        for (key, others) in [
+            ("unevaluatedProperties", OF_PROPERTIES.as_slice()),
+            ("unevaluatedItems", OF_ITEMS.as_slice()),
+        ] {
+            if new.under(key).takes_anything() {
+                continue;
+            }
+            for other in EVERYWHERE.iter().chain(others) {
+                let is_there = old.schema.get(other).is_some();
+                if is_there && !self.is_same_under(other, old, new, &mut HashSet::new()) {
+                    let what =
+                        format!("`{other}` changed, and this is of what it does not speak of");
+                    self.found(new, key, what);
+                }
+            }
         }
     }
 }

@@ -141,15 +141,15 @@ fn undeclared_breaks(
         }
         for found in compatible::breaks(folder, old.file, new.file) {
             mistakes.push(format!(
-                "{}: at {}: {}, so payloads that are valid under version {} are refused under version {}; \
-                 if that is meant, say `breaks = {{ {:?} = [{}] }}`",
+                "{}: at {}: {}, so payloads that are valid under version {} may be refused under version {}; \
+                 if that is meant, name version {} of {:?} in the setting `breaks`",
                 new.file.path.display(),
                 found.pointer,
                 found.what,
                 old.version,
                 new.version,
-                new.event_type,
-                new.version
+                new.version,
+                new.event_type
             ));
         }
     }

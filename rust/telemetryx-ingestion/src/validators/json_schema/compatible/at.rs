@@ -1,5 +1,6 @@
 //! A schema within its document, and how to get on from there.
 
+use jsonschema::Draft;
 use serde_json::Value;
 
 use super::File;
@@ -11,24 +12,34 @@ pub(super) struct At<'s> {
     /// The document it stands in, for references.
     pub(super) document: &'s Value,
     pub(super) uri: &'s str,
+    /// The same in all that is compared.
+    pub(super) draft: Draft,
     pub(super) pointer: String,
 }
 
 static ANYTHING: Value = Value::Bool(true);
 
 impl<'s> At<'s> {
-    pub(super) fn root(file: &'s File) -> Self {
-        let id = file.document.get("$id").and_then(Value::as_str);
+    pub(super) fn root(file: &'s File, draft: Draft) -> Self {
         Self {
             schema: &file.document,
             document: &file.document,
-            uri: id.filter(|id| id.contains("://")).unwrap_or(&file.uri),
+            uri: base(&file.document, &file.uri),
+            draft,
             pointer: String::new(),
         }
     }
 
+    /// A keyword, if the draft knows it: what it does not know says nothing.
     pub(super) fn get(&self, key: &str) -> Option<&'s Value> {
-        self.schema.get(key)
+        self.schema
+            .get(key)
+            .filter(|_| self.draft.is_known_keyword(key))
+    }
+
+    /// Whether a reference stands for the whole schema, so that the keywords beside it say nothing.
+    pub(super) fn is_reference_alone(&self) -> bool {
+        self.schema.get("$ref").is_some() && self.draft < Draft::Draft201909
     }
 
     /// What stands under this keyword; if nothing does, a schema that takes anything.
@@ -92,16 +103,33 @@ impl<'s> At<'s> {
     }
 }
 
-/// The schema in a document that has this anchor.
+/// What references in a document are relative to: its `$id`, or else its place.
+pub(super) fn base<'s>(document: &'s Value, place: &'s str) -> &'s str {
+    let id = document.get("$id").and_then(Value::as_str);
+    let id = id.filter(|id| id.contains("://"));
+    id.map_or(place, |id| id.strip_suffix('#').unwrap_or(id))
+}
+
+/// The schema in a document that has this anchor; `None` also if several values do.
 pub(super) fn anchored<'s>(document: &'s Value, name: &str) -> Option<&'s Value> {
-    match document {
-        Value::Object(keywords) => {
-            if keywords.get("$anchor").and_then(Value::as_str) == Some(name) {
-                return Some(document);
+    fn collect<'s>(value: &'s Value, name: &str, found: &mut Vec<&'s Value>) {
+        match value {
+            Value::Object(keywords) => {
+                if keywords.get("$anchor").and_then(Value::as_str) == Some(name) {
+                    found.push(value);
+                }
+                keywords
+                    .values()
+                    .for_each(|value| collect(value, name, found));
             }
-            keywords.values().find_map(|value| anchored(value, name))
+            Value::Array(values) => values.iter().for_each(|value| collect(value, name, found)),
+            _ => {}
         }
-        Value::Array(values) => values.iter().find_map(|value| anchored(value, name)),
+    }
+    let mut found = Vec::new();
+    collect(document, name, &mut found);
+    match found.as_slice() {
+        [one] => Some(one),
         _ => None,
     }
 }

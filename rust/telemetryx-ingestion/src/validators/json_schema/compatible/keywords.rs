@@ -1,8 +1,12 @@
 //! The keywords whose meaning is compared.
 
+use jsonschema::Draft;
 use serde_json::Value;
 
 use super::{At, Compare};
+
+/// From here on two whole numbers may be one `f64`.
+const EXACT: f64 = 9_007_199_254_740_992.0;
 
 impl<'f> Compare<'f> {
     /// All of them.
@@ -41,6 +45,11 @@ impl<'f> Compare<'f> {
                 }
             }
             (None, Some(values)) => {
+                // In draft 4 the number 1 is an integer and its equal 1.0 is none.
+                let type_of = |value: &Value| match type_of(value) {
+                    "integer" if new.draft == Draft::Draft4 => "number",
+                    name => name,
+                };
                 if let Some(gone) = values.iter().find(|value| !takes(type_of(value))) {
                     self.found(
                         new,
@@ -61,6 +70,13 @@ impl<'f> Compare<'f> {
     fn bounds(&mut self, old: &At<'f>, new: &At<'f>) {
         const LOWEST: [&str; 3] = ["minLength", "minItems", "minProperties"];
         const HIGHEST: [&str; 3] = ["maxLength", "maxItems", "maxProperties"];
+        const NUMBERS: [&str; 4] = ["minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"];
+        let is_exact = |at: &At<'_>, key: &str| at.number(key).is_none_or(|n| n.abs() < EXACT);
+        for key in LOWEST.iter().chain(&HIGHEST).chain(&NUMBERS) {
+            if !is_exact(new, key) && old.get(key) != new.get(key) {
+                self.found(new, key, tightened(old, new, key));
+            }
+        }
         for key in LOWEST {
             if let Some(least) = new.number(key)
                 && least > old.number(key).unwrap_or(0.0)
@@ -100,10 +116,13 @@ impl<'f> Compare<'f> {
                 }
             }
         }
+        // Remainders of fractions depend on how they are rounded.
+        let is_whole = |step: f64| step.abs() < EXACT && step.fract() == 0.0;
         if let Some(step) = new.number("multipleOf")
+            && old.get("multipleOf") != new.get("multipleOf")
             && old
                 .number("multipleOf")
-                .is_none_or(|before| before % step != 0.0)
+                .is_none_or(|before| !is_whole(before) || !is_whole(step) || before % step != 0.0)
         {
             self.found(new, "multipleOf", tightened(old, new, "multipleOf"));
         }
@@ -119,81 +138,6 @@ impl<'f> Compare<'f> {
                 self.found(new, "required", format!("{name} is required now"));
             }
         }
-    }
-
-    fn properties(&mut self, old: &At<'f>, new: &At<'f>) {
-        let of = |at: &At<'f>, name: &str| {
-            let schema = at
-                .get("properties")
-                .and_then(|properties| properties.get(name));
-            schema.map(|schema| at.of(schema, &["properties", name]))
-        };
-        let (old_others, new_others) = (
-            old.under("additionalProperties"),
-            new.under("additionalProperties"),
-        );
-        let old_says_of_others =
-            old.get("additionalProperties").is_some() && !old_others.takes_anything();
-        let speaks_of_objects =
-            old.get("properties").is_some() || old.types().is_some_and(|types| types == ["object"]);
-        for (name, schema) in new.map("properties") {
-            let now = new.of(schema, &["properties", name]);
-            match of(old, name) {
-                Some(before) => self.schemas(&before, &now),
-                // What it said of all others, it said of this one. If it spoke of objects and said nothing of it, the
-                // property is new.
-                None if old_says_of_others || !speaks_of_objects => {
-                    self.schemas(&old_others, &now);
-                }
-                None => {}
-            }
-        }
-        let no = Some(&Value::Bool(false));
-        let is_closed =
-            *new_others.schema == Value::Bool(false) || new.get("unevaluatedProperties") == no;
-        for (name, schema) in old.map("properties") {
-            if of(new, name).is_some() {
-                continue;
-            }
-            let before = old.of(schema, &["properties", name]);
-            if is_closed && *schema != Value::Bool(false) {
-                let what = format!("property {name:?} is gone, and others are not taken");
-                self.found(new, "properties", what);
-            } else {
-                self.schemas(&before, &new_others);
-            }
-        }
-        if !new_others.takes_anything() {
-            if *new_others.schema == Value::Bool(false) && *old_others.schema != Value::Bool(false)
-            {
-                self.found(
-                    new,
-                    "additionalProperties",
-                    "properties that are not named are not taken any more",
-                );
-            } else {
-                self.schemas(&old_others, &new_others);
-            }
-        }
-        for (pattern, schema) in new.map("patternProperties") {
-            let now = new.of(schema, &["patternProperties", pattern]);
-            let before = old
-                .get("patternProperties")
-                .and_then(|all| all.get(pattern));
-            let before = before.map(|schema| old.of(schema, &["patternProperties", pattern]));
-            self.schemas(&before.unwrap_or_else(|| old_others.clone()), &now);
-        }
-        for (pattern, schema) in old.map("patternProperties") {
-            if new
-                .get("patternProperties")
-                .and_then(|all| all.get(pattern))
-                .is_none()
-            {
-                let before = old.of(schema, &["patternProperties", pattern]);
-                self.schemas(&before, &new_others);
-            }
-        }
-        self.schemas(&old.under("propertyNames"), &new.under("propertyNames"));
     }
 
     fn items(&mut self, old: &At<'f>, new: &At<'f>) {
