@@ -18,7 +18,7 @@ use crate::admission::{AdminGate, KeyRing, MemoryBudget, OverflowGate, RateLimit
 use crate::clock;
 use crate::config::{Config, ConfigError, PluginConfig, RouteConfig};
 use crate::control::{Control, ControlError};
-use crate::ingress::{self, BindError, Doors};
+use crate::ingress::{self, BindError, Doors, Questions};
 use crate::intake::{self, Intake};
 use crate::journal::{BatchLimit, EmbeddedJournal, Journal};
 use crate::observe::{DoorBooks, Metrics, OverloadLog, WebhookCounts};
@@ -317,8 +317,10 @@ impl Service {
             started,
         });
 
+        // Their answers are computed where the routes deliver: questions do not hold up those who send.
+        let questions = Questions::new(query, routes_runtime.handle().clone(), &config.http);
         let listeners = doors
-            .open(&intake, query, config)
+            .open(&intake, questions, config)
             .map_err(|error| StartError::Plugins(vec![error]))?;
         let (drain, stop) = routes.iter().map(Route::stoppers).unzip();
         let running = routes

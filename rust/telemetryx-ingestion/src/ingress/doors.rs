@@ -11,11 +11,11 @@ use super::HttpService;
 use super::http_connection::HttpConnections;
 use super::listener::{self, Listener};
 use super::protocol::{Listen, ProtocolFactory, ServeConnection, Setup};
+use super::questions::Questions;
 use super::tls::{self, Certificates, Tls};
 use crate::config::{Config, ConfigError};
 use crate::intake::Intake;
 use crate::observe::CertificateStates;
-use crate::query::Query;
 
 /// An address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +103,7 @@ impl Doors {
     pub fn open(
         self,
         intake: &Arc<Intake>,
-        query: Arc<Query>,
+        questions: Questions,
         config: &Config,
     ) -> Result<Vec<Listener>, ConfigError> {
         let limit = Arc::new(Semaphore::new(config.http.max_connections as usize));
@@ -129,7 +129,7 @@ impl Doors {
                 listeners.push(listener(socket, connections));
             }
         }
-        let service = HttpService::new(Arc::clone(intake), Some(query), endpoints, &config.http);
+        let service = HttpService::new(Arc::clone(intake), Some(questions), endpoints);
         let http = HttpConnections::new(Arc::new(service), &config.http);
         let http: Arc<dyn ServeConnection> = Arc::new(http);
         listeners.push(listener(self.http, http));

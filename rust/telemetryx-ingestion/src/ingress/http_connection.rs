@@ -1,6 +1,7 @@
 //! HTTP on one connection: tells HTTP/1.1 from HTTP/2 by what was agreed on over TLS or by the first bytes, cuts off those that send nothing, drains at the end.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -79,7 +80,7 @@ impl HttpConnections {
             let service = Arc::clone(&service);
             let under_way = seen.begin();
             async move {
-                let answer = service.answer(request, peer).await;
+                let answer = in_turns(service.answer(request, peer)).await;
                 let activity = Arc::clone(&under_way.0);
                 Ok::<_, Infallible>(answer.map(|body| Watched { body, activity }))
             }
@@ -117,6 +118,23 @@ impl ServeConnection for HttpConnections {
     ) -> BoxFuture<'static, ()> {
         async move { self.run(stream, peer, stop).await }.boxed()
     }
+}
+
+/// What is there at once is given when all others have had a turn: a client that sends one request after the other and
+/// reads all answers would keep its thread to itself.
+async fn in_turns<F: Future>(answering: F) -> F::Output {
+    let mut answering = std::pin::pin!(answering);
+    let mut has_waited = false;
+    let answer = poll_fn(|context| {
+        let polled = answering.as_mut().poll(context);
+        has_waited |= polled.is_pending();
+        polled
+    })
+    .await;
+    if !has_waited {
+        tokio::task::yield_now().await;
+    }
+    answer
 }
 
 /// HTTP/2 with the limits that every port of ours has.

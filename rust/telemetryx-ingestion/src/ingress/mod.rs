@@ -14,7 +14,8 @@
 //! | `tls.rs` | handshakes |
 //! | `tls/certificates.rs` | certificates, read again when they change |
 //! | `http_connection.rs` | HTTP/1.1 or HTTP/2 on a connection |
-//! | `http.rs` | which path is whose; everything that can be asked |
+//! | `http.rs` | which path is whose |
+//! | `questions.rs` | everything that can be asked, and who computes the answers |
 //! | `http_door.rs` | what every protocol over HTTP does with a request |
 //! | `counted.rs` | what is written down of every request |
 //! | `answer.rs` | values and refusals as answers |
@@ -34,6 +35,7 @@ mod ingest;
 mod listener;
 pub mod otlp;
 mod protocol;
+mod questions;
 mod request_id;
 mod stream;
 mod tcp;
@@ -43,4 +45,5 @@ pub mod webhooks;
 use self::http::HttpService;
 pub use doors::{BindError, Doors, ListenError};
 pub use listener::Listener;
+pub use questions::Questions;
 pub(crate) use tls::check as check_certificates;

@@ -9,7 +9,7 @@
 //! | `status.rs` | `/status`, `/health` |
 //! | `admin.rs` | replay and dead letters |
 //!
-//! Each answers with a value or a [`Refusal`](crate::intake::Refusal); `ingress::http` turns either into bytes.
+//! Each answers with a value or a [`Refusal`](crate::intake::Refusal); `ingress::questions` turns either into bytes.
 
 use std::collections::HashMap;
 

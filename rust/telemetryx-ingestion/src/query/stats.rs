@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::Query;
 use crate::clock;
-use crate::counters::Counters;
+use crate::counters::{Counters, MinuteRate};
 use crate::intake::Refusal;
 
 fn counters(of: &Query) -> Result<&Counters, Refusal> {
@@ -15,7 +16,7 @@ fn counters(of: &Query) -> Result<&Counters, Refusal> {
     })
 }
 
-fn json(value: impl serde::Serialize) -> Result<Value, Refusal> {
+fn json(value: impl Serialize) -> Result<Value, Refusal> {
     serde_json::to_value(value).map_err(|_| Refusal::Internal)
 }
 
@@ -44,11 +45,18 @@ pub fn source(of: &Query, name: &str) -> Result<Value, Refusal> {
     }
 }
 
-/// Events accepted per minute: `?window=60m[&type=T]`.
+/// The answer of `/stats/rates`: written as it is, for it is long.
+#[derive(Serialize)]
+struct Rates {
+    window: String,
+    rates: Vec<MinuteRate>,
+}
+
+/// Events accepted per minute, as JSON: `?window=60m[&type=T]`.
 ///
 /// # Errors
 /// [`Refusal::BadRequest`] if the window cannot be read or is longer than what is kept.
-pub fn rates(of: &Query, parameters: &HashMap<String, String>) -> Result<Value, Refusal> {
+pub fn rates(of: &Query, parameters: &HashMap<String, String>) -> Result<Vec<u8>, Refusal> {
     let counters = counters(of)?;
     let window = parameters.get("window").map_or("60m", String::as_str);
     let minutes = window
@@ -65,8 +73,9 @@ pub fn rates(of: &Query, parameters: &HashMap<String, String>) -> Result<Value, 
             ),
         })?;
     let only = parameters.get("type").map(String::as_str);
-    Ok(serde_json::json!({
-        "window": format!("{minutes}m"),
-        "rates": json(counters.rates(clock::now(), minutes, only))?,
-    }))
+    let rates = Rates {
+        window: format!("{minutes}m"),
+        rates: counters.rates(clock::now(), minutes, only),
+    };
+    serde_json::to_vec(&rates).map_err(|_| Refusal::Internal)
 }

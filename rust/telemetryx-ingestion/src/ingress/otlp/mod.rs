@@ -50,7 +50,7 @@ inventory::submit! {
             }
             let endpoints = http::endpoints(setup);
             let config = &setup.config.http;
-            let service = HttpService::new(Arc::clone(setup.intake), None, endpoints.clone(), config);
+            let service = HttpService::new(Arc::clone(setup.intake), None, endpoints.clone());
             let connections = HttpConnections::new(Arc::new(service), config);
             Ok(Built { endpoints, connections: vec![Arc::new(connections)] })
         },
@@ -90,7 +90,7 @@ fn build_grpc(setup: &Setup<'_>) -> Result<Built, ConfigError> {
     let mut endpoints = grpc::endpoints(setup);
     endpoints.push(Arc::clone(&tools) as Arc<dyn HttpEndpoint>);
     let config = &setup.config.http;
-    let service = HttpService::new(Arc::clone(setup.intake), None, endpoints, config);
+    let service = HttpService::new(Arc::clone(setup.intake), None, endpoints);
     let connections = HttpConnections::new(Arc::new(service), config);
     Ok(Built {
         endpoints: Vec::new(),
