@@ -18,8 +18,8 @@ use telemetryx_common::{
 use tracing::field::display;
 
 use crate::admission::{
-    Allowance, Identity, KeyRing, MemoryBudget, MemoryPermit, OverflowGate, RateLimiter, Spent,
-    Verdict,
+    Allowance, Identity, KeyRing, MemoryBudget, MemoryPermit, OverflowGate, RateLimiter, Shortage,
+    Spent, Verdict,
 };
 use crate::clock;
 use crate::config::OnInvalid;
@@ -159,9 +159,11 @@ impl Intake {
     pub fn admit_telling(
         &self,
         caller: Caller<'_>,
-        tell: impl FnOnce(Allowance),
+        tell: impl Fn(Allowance),
     ) -> Result<Admission, Refusal> {
         let Caller { peer, credentials } = caller;
+        let of_address = self.take_of_address(peer)?;
+        of_address.map(&tell);
         let (identity, taken) = match credentials {
             Credentials::Key(key) => {
                 let identity = self.identify(key, peer)?;
@@ -172,6 +174,7 @@ impl Intake {
         };
         let allowance = taken.map_err(|spent| self.rate_limited(peer, spent))?;
         allowance.map(tell);
+        let allowance = of_address.map_or(allowance, |left| Some(left.tighter(allowance)));
         let share = match self.overflow.decide() {
             Verdict::Accept => Share::All,
             Verdict::Shed => Share::None,
@@ -204,6 +207,15 @@ impl Intake {
     ) -> Result<Option<Arc<Identity>>, Refusal> {
         let identified = self.keys.identify(key);
         identified.inspect_err(|_| self.overload.key_refused(peer))
+    }
+
+    /// Takes a token of this address, if addresses have them: before a key is looked at, so that nobody guesses faster.
+    ///
+    /// # Errors
+    /// [`Refusal::RateLimited`].
+    pub fn take_of_address(&self, peer: IpAddr) -> Result<Option<Allowance>, Refusal> {
+        self.limiter(|limiter| limiter.take_of_address(peer))
+            .map_err(|spent| self.rate_limited(peer, spent))
     }
 
     /// Takes the token that all senders share, if there is one: of those with [`Credentials::Own`] it is asked for once
@@ -275,10 +287,9 @@ impl Intake {
             mut permit,
         } = submission;
         // What is encoded is rarely larger than what was sent; where it is, the queue's own bound holds.
-        if !permit.grow(body.len()) {
-            self.memory_spent();
-            return Err(MEMORY_SPENT);
-        }
+        permit
+            .grow(body.len())
+            .map_err(|shortage| self.short_of_memory(shortage))?;
         let span = tracing::Span::current();
         let ids = idempotency_key.map_or_else(
             || EventIds::fresh(clock::now()),
@@ -301,11 +312,10 @@ impl Intake {
             foreign,
             over_limit,
             shed,
-            memory_spent,
+            shortage,
         } = decoded?;
-        if memory_spent {
-            self.memory_spent();
-            return Err(MEMORY_SPENT);
+        if let Some(shortage) = shortage {
+            return Err(self.short_of_memory(shortage));
         }
         let decoded_at = Instant::now();
         span.record("decode_time", display(seconds(decoded_at - started)));
@@ -315,7 +325,7 @@ impl Intake {
             spent,
             allowance,
         } = over_limit;
-        let invalid = (refused.errors.len() - over) as u64;
+        let invalid = (refused.count - over) as u64;
         protocol.refused.increment(invalid);
         if over > 0 {
             protocol.rate_limited.increment(over as u64);
@@ -375,6 +385,14 @@ impl Intake {
         }
     }
 
+    /// Why a request is refused for which there was no memory; booked, unless it is too large for any.
+    pub fn short_of_memory(&self, shortage: Shortage) -> Refusal {
+        if shortage == Shortage::Spent {
+            self.memory_spent();
+        }
+        shortage.into()
+    }
+
     /// Books a request for which there was no memory.
     pub fn memory_spent(&self) {
         self.books.overloaded.add(1);
@@ -413,7 +431,7 @@ impl Intake {
         decoder.decode(body, &self.limits, &mut |raw, event| {
             let place = index;
             index += 1;
-            if decoded.memory_spent {
+            if decoded.shortage.is_some() {
                 return;
             }
             let (error, event) = match event {
@@ -427,14 +445,14 @@ impl Intake {
                                 // A few bytes of body can be much once encoded, where events share some of them.
                                 let taken = decoded.encoded.capacity();
                                 if taken > room {
-                                    decoded.memory_spent |= !permit.grow(taken - room);
+                                    decoded.grow(permit, taken - room);
                                     room = taken;
                                 }
                                 return;
                             }
                             // It is not wrong, only too early: it is no dead letter.
                             Err(error) => {
-                                decoded.memory_spent |= !permit.grow(Refused::bytes_of(&error));
+                                decoded.grow(permit, decoded.refused.bytes_for(&error));
                                 return decoded.refused.push_unkept(error);
                             }
                         },
@@ -448,9 +466,8 @@ impl Intake {
                 .is_some_and(|event| is_foreign(event, identity));
             decoded.foreign += usize::from(foreign);
             // A few bytes of body can be many refused events: what is kept of each counts.
-            if !permit.grow(Refused::bytes_of(&error)) {
-                decoded.memory_spent = true;
-            } else if foreign {
+            decoded.grow(permit, decoded.refused.bytes_for(&error));
+            if foreign {
                 // Its letter would know nothing of the key, and be taken in once it is sent again.
                 decoded.refused.push_unkept(error);
             } else {
@@ -502,7 +519,12 @@ impl Intake {
         if !admission.is_again {
             self.books.refused.add(invalid);
         }
-        let Refused { errors, letters } = refused;
+        let Refused {
+            count,
+            errors,
+            letters,
+        } = refused;
+        let rejections = Rejections { count, errors };
         let letters = letters.map(|letters| letters.of_request(request_id));
         let kept = match letters {
             Some(Ok((letters, codes, permit))) if !letters.is_empty() => {
@@ -510,7 +532,7 @@ impl Intake {
                 kept.map(|()| codes)
             }
             Some(Err(_)) => Err(ControlError::Busy),
-            Some(Ok(_)) | None => return Rejections::of(errors),
+            Some(Ok(_)) | None => return rejections,
         };
         match kept {
             Err(error) => self.overload.letters_lost(&error),
@@ -520,7 +542,7 @@ impl Intake {
                 }
             }
         }
-        Rejections::of(errors)
+        rejections
     }
 
     fn append_failed(&self, error: AppendError) -> Refusal {

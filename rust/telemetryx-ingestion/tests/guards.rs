@@ -77,6 +77,62 @@ fn each_address_has_a_bucket_of_its_own_and_hears_what_is_left_in_it() {
 }
 
 #[test]
+fn keys_that_are_not_known_take_tokens_of_their_address_and_of_nobody_else() {
+    let config = |per: &str| {
+        format!(
+            "auth: {{ keys: [ {{ name: shop, sha256: {} }} ] }}
+admission: {{ rate_limit: {{ enabled: true, per: {per}, rps: 0.01, burst: 3 }} }}",
+            sha256("right")
+        )
+    };
+    let post = |connection: &mut Connection, key| {
+        let key: Option<(&str, &str)> = key;
+        let body = event("a");
+        let answer = connection.request("POST", "/ingest", key.as_slice(), body.as_bytes());
+        answer.expect("it is answered")
+    };
+    let (right, wrong) = (Some(("x-api-key", "right")), Some(("x-api-key", "wrong")));
+    let service = start(&config("source_ip"));
+    let mut guessing = from(1, &service);
+    for (key, left) in [(wrong, 2), (None, 1), (wrong, 0)] {
+        let answer = post(&mut guessing, key);
+        assert_eq!(answer.status, 401);
+        assert_eq!(allowance(&answer)[..2], [3, left]);
+    }
+    // Whether a key is right is not said any more.
+    for key in [wrong, None, right] {
+        let answer = post(&mut guessing, key);
+        assert_eq!(answer.status, 429);
+        retry_after(&answer);
+    }
+    assert_eq!(post(&mut from(2, &service), right).status, 202);
+    for per in ["all", "key", "source"] {
+        let service = start(&config(per));
+        for _ in 0..5 {
+            assert_eq!(post(&mut from(1, &service), wrong).status, 401, "{per}");
+        }
+        let answer = post(&mut from(1, &service), right);
+        assert_eq!((answer.status, allowance(&answer)[1]), (202, 2), "{per}");
+    }
+}
+
+#[test]
+fn headers_on_which_it_depends_who_sends_or_what_is_stored_are_there_once() {
+    let service = start("");
+    for name in ["X-Api-Key", "Authorization", "Idempotency-Key"] {
+        for values in [["Bearer a", "Bearer a"], ["Bearer a", "Bearer b"]] {
+            let headers = values.map(|value| (name, value));
+            let body = event("a");
+            let answer = service.request("POST", "/ingest", &headers, body.as_bytes());
+            let message = format!("the header `{name}` is there twice: send it once");
+            assert_answer(&answer, 400, error("duplicate_header", &message));
+            let once = service.request("POST", "/ingest", &headers[..1], body.as_bytes());
+            assert_answer(&once, 202, accepted(1));
+        }
+    }
+}
+
+#[test]
 fn who_does_not_sign_spends_nothing_of_what_all_senders_share() {
     let service = start(&format!(
         "auth: {{ keys: [ {{ name: web, sha256: {} }} ] }}

@@ -894,21 +894,6 @@ fn spent_memory_budget_is_429_and_comes_back_by_itself() {
 }
 
 #[test]
-fn what_a_client_only_announces_takes_nothing_from_the_others() {
-    let service = start("admission: { memory_budget: 4MiB }\nhttp: { max_body: 1MiB }");
-    let mut trickling: Vec<_> = (0..40).map(|_| service.connect()).collect();
-    for connection in &mut trickling {
-        connection
-            .send_raw(b"POST /ingest HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n[")
-            .unwrap();
-    }
-    eventually(SOON, "all are under way", || {
-        service.get("/status").json()["memory"]["used"].as_u64() >= Some(40 * 65_536)
-    });
-    assert_answer(&service.post_json("/ingest", event("a")), 202, accepted(1));
-}
-
-#[test]
 fn full_backlog_is_429_with_policy_reject() {
     let service = start(&format!(
         "admission: {{ overflow: {{ policy: reject, max_backlog_events: 3 }} }}\n{DEAD_ROUTE}"

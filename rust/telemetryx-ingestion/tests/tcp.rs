@@ -342,6 +342,44 @@ fn slow_frames_are_408_and_idle_connections_are_closed() {
 }
 
 #[test]
+fn strangers_are_sent_away_after_some_refusals_and_at_once_if_they_send_nothing() {
+    let hash = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"; // "secret"
+    let keys = format!("auth: {{ keys: [ {{ name: shop, sha256: {hash} }} ] }}");
+    let service = Framed::start(&keys);
+    for (body, refusals) in [
+        (event("a"), 16),
+        (r#"{"key":"wrong"}"#.to_owned(), 16),
+        (String::new(), 1),
+    ] {
+        let mut frames = service.frames();
+        frames.send_raw(&frame(&body).repeat(1000)).unwrap();
+        for _ in 0..refusals {
+            assert_eq!(frames.answer().unwrap()["status"], 401, "{body}");
+        }
+        assert!(frames.answer().is_err(), "{body}");
+        assert!(frames.closes_within(SOON));
+    }
+    // With the key, an empty frame is a mistake like any other.
+    let mut frames = service.frames();
+    assert_eq!(frames.ask(r#"{"key":"secret"}"#).unwrap()["status"], 200);
+    for _ in 0..20 {
+        assert_eq!(frames.ask("").unwrap()["status"], 400);
+    }
+    assert_eq!(normalised(frames.ask(event("a")).unwrap()), accepted(1));
+    service.wait_until_no_memory_is_held();
+
+    // Guesses take the tokens of their address.
+    let limit = "rate_limit: { enabled: true, rps: 0.01, burst: 2, per: source_ip }";
+    let limited = Framed::start(&format!("{keys}\nadmission: {{ {limit} }}"));
+    let mut frames = limited.frames();
+    for status in [401, 401, 429] {
+        let answer = frames.ask(r#"{"key":"wrong"}"#).unwrap();
+        assert_eq!(answer["status"], status, "{answer}");
+    }
+    assert!(frames.closes_within(SOON));
+}
+
+#[test]
 fn keys_are_shown_once_in_a_frame_of_their_own() {
     let hash = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"; // "secret"
     let service = Framed::start(&format!(

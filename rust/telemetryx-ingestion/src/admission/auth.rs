@@ -6,9 +6,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, HOST};
+use http::header::HOST;
 use http::uri::Authority;
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderValue, Uri};
 use sha2::{Digest, Sha256};
 
 use super::rate_limit::{Allowance, Bucket, Spent};
@@ -95,9 +95,28 @@ impl KeyRing {
 }
 
 /// The API key in these headers (of HTTP or gRPC): `Authorization: Bearer …` or `X-Api-Key: …`.
-#[must_use]
-pub fn api_key(headers: &HeaderMap) -> Option<&str> {
-    bearer(headers).or_else(|| headers.get("x-api-key")?.to_str().ok())
+///
+/// # Errors
+/// [`Refusal::BadRequest`] if one of them is there twice.
+pub fn api_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let (bearer, key) = (bearer(headers)?, only(headers, "X-Api-Key")?);
+    Ok(bearer.or_else(|| key?.to_str().ok()))
+}
+
+/// The value of a header that must not be there twice: a proxy before us could have believed the other one.
+///
+/// # Errors
+/// [`Refusal::BadRequest`], which names it.
+pub fn only<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h HeaderValue>, Refusal> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next();
+    match values.next() {
+        None => Ok(value),
+        Some(_) => Err(Refusal::BadRequest {
+            code: "duplicate_header",
+            message: format!("the header `{name}` is there twice: send it once"),
+        }),
+    }
 }
 
 /// Guards the endpoints that change or show data.
@@ -120,9 +139,10 @@ impl AdminGate {
     /// Lets an administrator in.
     ///
     /// # Errors
-    /// [`Refusal::Unauthorized`] without a token, [`Refusal::Forbidden`] with a wrong one or from elsewhere.
+    /// [`Refusal::Unauthorized`] without a token, [`Refusal::Forbidden`] with a wrong one or from elsewhere,
+    /// [`Refusal::BadRequest`] with two.
     pub fn check(&self, headers: &HeaderMap, uri: &Uri, peer: IpAddr) -> Result<(), Refusal> {
-        match (&self.token, bearer(headers)) {
+        match (&self.token, bearer(headers)?) {
             (None, _) if !peer.to_canonical().is_loopback() => Err(Refusal::Forbidden(
                 "without `admin.token` in the config, this endpoint answers loopback peers only",
             )),
@@ -143,35 +163,53 @@ impl AdminGate {
     }
 }
 
+/// Headers of what stands between a program and this service: proxies, and browsers on behalf of a page.
+const THROUGH: [&str; 13] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-port",
+    "x-forwarded-server",
+    "x-real-ip",
+    "x-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "via",
+    "origin",
+    "sec-fetch-site",
+];
+
 /// True if a program on this machine asks for itself: no proxy in between, and no browser that a web page makes ask
 /// (it says the page's origin; or, if the page's name was pointed at this machine, that name as host).
 fn is_direct(headers: &HeaderMap, uri: &Uri) -> bool {
-    let through = [
-        "forwarded",
-        "x-forwarded-for",
-        "via",
-        "origin",
-        "sec-fetch-site",
-    ];
-    let host = match headers.get(HOST) {
-        Some(host) => host.to_str().unwrap_or_default(),
-        None => uri.authority().map_or("", |authority| authority.as_str()),
-    };
-    let name = host.parse::<Authority>();
-    let is_loopback = name.is_ok_and(|name| {
+    let hosts = headers.get_all(HOST);
+    // Where both are there, a proxy may have gone by either.
+    let named = hosts.iter().map(|host| host.to_str().unwrap_or_default());
+    let named = named.chain(uri.authority().map(Authority::as_str));
+    hosts.iter().count() <= 1
+        && named.into_iter().all(is_loopback)
+        && !THROUGH.iter().any(|name| headers.contains_key(*name))
+}
+
+/// True if a host and its port, as clients name them, are on this machine; also if they name none.
+fn is_loopback(named: &str) -> bool {
+    let is_loopback = |name: Authority| {
         let name = name.host().trim_start_matches('[').trim_end_matches(']');
         name == "localhost"
             || name
                 .parse()
                 .is_ok_and(|address: IpAddr| address.is_loopback())
-    });
-    (is_loopback || host.is_empty()) && !through.iter().any(|name| headers.contains_key(*name))
+    };
+    // What stands before an `@` is read as a name by some.
+    named.is_empty() || !named.contains('@') && named.parse().is_ok_and(is_loopback)
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let value = only(headers, "Authorization")?;
+    let parts = value.and_then(|value| value.to_str().ok()?.split_once(' '));
+    let bearer = parts.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    Ok(bearer.map(|(_, token)| token.trim()))
 }
 
 #[cfg(test)]
@@ -211,6 +249,55 @@ mod tests {
         ] {
             let refused = asked(&gate, &[headers], peer);
             assert!(matches!(refused, Err(Refusal::Forbidden(_))), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn admin_without_a_token_is_not_for_what_came_through_a_proxy() {
+        let gate = AdminGate { token: None };
+        for name in THROUGH {
+            let refused = asked(&gate, &[("host", "localhost"), (name, "127.0.0.1")], "::1");
+            assert!(matches!(refused, Err(Refusal::Forbidden(_))), "{name}");
+        }
+        let hosts = |hosts: &[&'static str], target: &'static str| {
+            let hosts = hosts.iter().map(|host| HeaderValue::from_static(host));
+            let mut headers = HeaderMap::new();
+            hosts.for_each(|host| {
+                headers.append(HOST, host);
+            });
+            let peer = IpAddr::from([127, 0, 0, 1]);
+            gate.check(&headers, &Uri::from_static(target), peer)
+        };
+        let here = "http://127.0.0.1:8080/events";
+        assert!(hosts(&["localhost"], here).is_ok());
+        assert!(hosts(&[], here).is_ok());
+        for (given, target) in [
+            (&["localhost", "localhost"][..], "/events"),
+            (&["localhost", "evil.example"], "/events"),
+            (&["evil.example", "localhost"], "/events"),
+            (&["evil.example@localhost"], "/events"),
+            (&["localhost"], "http://evil.example/events"),
+            (&["localhost"], "http://evil.example@localhost/events"),
+            (&["evil.example"], here),
+        ] {
+            let refused = hosts(given, target);
+            assert!(
+                matches!(refused, Err(Refusal::Forbidden(_))),
+                "{given:?} {target}"
+            );
+        }
+    }
+
+    #[test]
+    fn headers_that_say_who_sends_are_there_once() {
+        for name in ["x-api-key", "authorization"] {
+            let name = http::HeaderName::from_static(name);
+            let mut headers = HeaderMap::new();
+            headers.append(&name, HeaderValue::from_static("Bearer a"));
+            assert!(api_key(&headers).unwrap().is_some());
+            headers.append(&name, HeaderValue::from_static("Bearer a"));
+            let refused = api_key(&headers).unwrap_err().to_string();
+            assert!(refused.to_lowercase().contains(name.as_str()), "{refused}");
         }
     }
 

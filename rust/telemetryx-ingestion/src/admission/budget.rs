@@ -37,7 +37,7 @@ impl MemoryBudget {
             budget: self.clone(),
             bytes: 0,
         };
-        permit.grow(bytes).then_some(permit)
+        permit.grow(bytes).is_ok().then_some(permit)
     }
 
     /// Bytes taken now.
@@ -45,6 +45,20 @@ impl MemoryBudget {
     pub fn used(&self) -> usize {
         self.shared.used.load(Ordering::Relaxed)
     }
+}
+
+/// There is no memory for more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// Others hold what is missing: another time it may be there.
+    Spent,
+    /// It would never be there.
+    TooMuch {
+        /// Bytes that one permit would be for.
+        needed: usize,
+        /// Bytes of the whole budget.
+        limit: usize,
+    },
 }
 
 /// Bytes taken from the budget; given back when dropped.
@@ -55,9 +69,11 @@ pub struct MemoryPermit {
 }
 
 impl MemoryPermit {
-    /// Takes `more` bytes as well; false (and nothing taken) if they are not to be had now.
-    #[must_use]
-    pub fn grow(&mut self, more: usize) -> bool {
+    /// Takes `more` bytes as well.
+    ///
+    /// # Errors
+    /// [`Shortage`]: nothing was taken.
+    pub fn grow(&mut self, more: usize) -> Result<(), Shortage> {
         let shared = &self.budget.shared;
         let taken = shared
             .used
@@ -66,8 +82,28 @@ impl MemoryPermit {
             });
         if taken.is_ok() {
             self.bytes += more;
+            return Ok(());
         }
-        taken.is_ok()
+        Err(if self.would_exceed_budget(more) {
+            Shortage::TooMuch {
+                needed: self.bytes.saturating_add(more),
+                limit: shared.limit,
+            }
+        } else {
+            Shortage::Spent
+        })
+    }
+
+    /// True if this permit and `more` together are over the whole budget.
+    #[must_use]
+    pub fn would_exceed_budget(&self, more: usize) -> bool {
+        self.bytes.saturating_add(more) > self.budget.shared.limit
+    }
+
+    /// Bytes taken.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 
@@ -99,9 +135,14 @@ mod tests {
     fn a_permit_grows_within_the_limit_and_gives_all_back() {
         let budget = MemoryBudget::new(100);
         let mut permit = budget.take(10).unwrap();
-        assert!(permit.grow(90));
-        assert!(!permit.grow(1));
-        assert!(!permit.grow(usize::MAX));
+        assert_eq!(permit.grow(90), Ok(()));
+        for (more, needed) in [(1, 101), (usize::MAX, usize::MAX)] {
+            let too_much = Shortage::TooMuch { needed, limit: 100 };
+            assert_eq!(permit.grow(more), Err(too_much));
+        }
+        assert_eq!(budget.used(), 100);
+        let mut other = budget.take(0).unwrap();
+        assert_eq!(other.grow(100), Err(Shortage::Spent));
         drop(permit);
         assert_eq!(budget.used(), 0);
     }

@@ -16,8 +16,8 @@ mod budget;
 mod overflow;
 mod rate_limit;
 
-pub use auth::{AdminGate, Identity, KeyRing, api_key};
+pub use auth::{AdminGate, Identity, KeyRing, api_key, only};
 pub use buckets::BucketsHeld;
-pub use budget::{MemoryBudget, MemoryPermit};
+pub use budget::{MemoryBudget, MemoryPermit, Shortage};
 pub use overflow::{OverflowGate, Verdict};
 pub use rate_limit::{Allowance, RateLimiter, Spent};

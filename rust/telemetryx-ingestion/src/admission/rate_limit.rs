@@ -188,7 +188,19 @@ impl RateLimiter {
         Some(Self { per })
     }
 
-    /// Takes one token for a request; `None` if it is its events that take them.
+    /// Takes one token for a request of this address, before anything else is looked at; `None` if it is not addresses
+    /// that have buckets.
+    ///
+    /// # Errors
+    /// [`Spent`] if there is none.
+    pub fn take_of_address(&self, peer: IpAddr) -> Result<Option<Allowance>, Spent> {
+        match &self.per {
+            Per::Address(each) => each.take(&network(peer)).map(Some),
+            Per::All(..) | Per::Key(..) | Per::Source(_) => Ok(None),
+        }
+    }
+
+    /// Takes one token for a request of whoever this is; `None` if it is its address or its events that take them.
     ///
     /// # Errors
     /// [`Spent`] if there is none.
@@ -199,14 +211,13 @@ impl RateLimiter {
     ) -> Result<Option<Allowance>, Spent> {
         let taken = match &self.per {
             Per::All(bucket, _) => bucket.take(),
-            Per::Address(each) => each.take(&network(peer)),
             Per::Key(keys, others) => {
                 match identity.and_then(|identity| keys.get(identity.place)) {
                     Some(bucket) => bucket.take(),
                     None => others.take(&network(peer)),
                 }
             }
-            Per::Source(_) => return Ok(None),
+            Per::Address(_) | Per::Source(_) => return Ok(None),
         };
         taken.map(Some)
     }

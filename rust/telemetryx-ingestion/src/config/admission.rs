@@ -11,7 +11,8 @@ use super::values::ByteSize;
 pub struct AdmissionConfig {
     /// Memory that all requests under way may take together.
     ///
-    /// Taken before a body is read; when it is spent, further requests are answered 429 with `Retry-After`.
+    /// Taken before a body is read; when it is spent, further requests are answered 429 with `Retry-After`, and one that
+    /// needs more than all of it 413. A body takes about twice its size.
     ///
     /// Default: `256MiB`. Bounds: `1MiB` to `1TiB`, and not less than `http.max_body`.
     #[schemars(extend("x-min" = "1MiB", "x-max" = "1TiB"))]

@@ -14,8 +14,8 @@ use crate::admission::{MemoryBudget, MemoryPermit};
 use crate::config::HttpConfig;
 use crate::intake::{MEMORY_SPENT, Refusal};
 
-/// Most memory taken for a body before its first byte.
-const STEP: usize = 64 << 10;
+/// Most memory taken for a body before its first byte: those who send heads alone are to take little from the others.
+const STEP: usize = 8 << 10;
 /// Most bytes read and forgotten of a body that is not wanted.
 const DISCARDED_MAX: usize = 64 << 20;
 /// How many such bodies are read at a time, over all connections: each takes a buffer that no budget knows of. Those
@@ -112,9 +112,7 @@ async fn collect(
         if length > room {
             let most = announced.unwrap_or(limit);
             let more = length.next_power_of_two().min(most).max(length) - room;
-            if !permit.grow(more) {
-                return Err(MEMORY_SPENT);
-            }
+            permit.grow(more)?;
             room += more;
         }
         // Most bodies come in one piece: that is passed on as it is.

@@ -9,7 +9,7 @@ use ::http::HeaderValue;
 use bytes::Bytes;
 
 use crate::admission::MemoryPermit;
-use crate::intake::{MEMORY_SPENT, Refusal};
+use crate::intake::Refusal;
 
 /// Memory taken at a time for what comes out.
 const STEP: usize = 64 << 10;
@@ -83,9 +83,7 @@ pub(super) fn unpack(
     let mut taken = 0;
     loop {
         if out.len() == taken {
-            if !permit.grow(STEP) {
-                return Err(MEMORY_SPENT);
-            }
+            permit.grow(STEP)?;
             taken += STEP;
             out.reserve_exact(STEP.max(out.len()).min(limit + 1));
         }
@@ -170,7 +168,7 @@ mod tests {
         ));
         let budget = MemoryBudget::new(128 << 10);
         let spent = unpack(Encoding::Gzip, &bomb, 5 << 20, budget.take(0).unwrap());
-        assert!(matches!(spent, Err(Refusal::Overloaded { .. })));
+        assert!(matches!(spent, Err(Refusal::TooLarge { .. })));
         assert_eq!(budget.used(), 0);
     }
 }

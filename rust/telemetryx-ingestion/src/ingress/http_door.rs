@@ -115,7 +115,7 @@ impl HttpDoor {
         let mut body = call.body;
         let read = async {
             let credentials = match keys {
-                Keys::Asked => Credentials::Key(api_key(headers)),
+                Keys::Asked => Credentials::Key(api_key(headers)?),
                 Keys::NotAsked => Credentials::Own,
             };
             let caller = Caller {

@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use super::answer::{self, Answer};
 use super::http_door::{Call, HttpDoor, Keys};
 use super::protocol::{Built, HttpEndpoint, ProtocolFactory};
+use crate::admission::only;
 use crate::intake::{Accepted, Format, Refusal};
 
 /// A longer key is refused: it is hashed for every request.
@@ -92,7 +93,7 @@ fn format(headers: &HeaderMap) -> Result<Format, Refusal> {
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
-    let Some(given) = headers.get("idempotency-key") else {
+    let Some(given) = only(headers, "Idempotency-Key")? else {
         return Ok(None);
     };
     match given.to_str() {

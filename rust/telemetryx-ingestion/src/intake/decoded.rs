@@ -5,7 +5,7 @@ use telemetryx_common::{ErrorCode, Event, EventError, Timestamp, wire};
 
 use super::refused::Refused;
 use super::share::Share;
-use crate::admission::{Allowance, OverflowGate, RateLimiter, Spent};
+use crate::admission::{Allowance, MemoryPermit, OverflowGate, RateLimiter, Shortage, Spent};
 use crate::observe::ShedTally;
 
 /// The events of one body, and what became of those that are not taken.
@@ -20,7 +20,8 @@ pub(super) struct Decoded {
     pub(super) over_limit: OverLimit,
     /// What the overflow policy dropped; `None`: nothing.
     pub(super) shed: Option<Box<ShedTally>>,
-    pub(super) memory_spent: bool,
+    /// What there was no memory for.
+    pub(super) shortage: Option<Shortage>,
 }
 
 impl Decoded {
@@ -35,7 +36,20 @@ impl Decoded {
             foreign: 0,
             over_limit: OverLimit::default(),
             shed: None,
-            memory_spent: false,
+            shortage: None,
+        }
+    }
+
+    /// Takes memory for more. Dead letters are given up where the request could else never be taken.
+    pub(super) fn grow(&mut self, permit: &mut MemoryPermit, more: usize) {
+        let mut grown = permit.grow(more);
+        let letters = self.refused.letters_bytes();
+        if grown == Err(Shortage::Spent) && permit.would_exceed_budget(letters + more) {
+            self.refused.lose_letters();
+            grown = permit.grow(more);
+        }
+        if let Err(shortage) = grown {
+            self.shortage.get_or_insert(shortage);
         }
     }
 

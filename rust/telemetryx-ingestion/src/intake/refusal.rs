@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use telemetryx_common::{DecodeError, EventError};
 
-use crate::admission::Spent;
+use crate::admission::{Shortage, Spent};
 use crate::observe::SignatureFault;
 
 /// Most errors told in one answer: a few bytes of body can be many refused events.
@@ -23,14 +23,6 @@ pub struct Rejections {
     pub count: usize,
     /// Why, for the first [`ERRORS_MAX`] of them.
     pub errors: Vec<EventError>,
-}
-
-impl Rejections {
-    pub(super) fn of(mut errors: Vec<EventError>) -> Self {
-        let count = errors.len();
-        errors.truncate(ERRORS_MAX);
-        Self { count, errors }
-    }
 }
 
 /// Why nothing of a request was kept. The edge turns it into its protocol's answer.
@@ -108,6 +100,20 @@ impl Refusal {
         Self::TooLarge {
             what: "the body",
             limit: format!("{limit} bytes (http.max_body)"),
+        }
+    }
+}
+
+impl From<Shortage> for Refusal {
+    fn from(shortage: Shortage) -> Self {
+        match shortage {
+            Shortage::Spent => MEMORY_SPENT,
+            Shortage::TooMuch { needed, limit } => Self::TooLarge {
+                what: "the memory that this request needs",
+                limit: format!(
+                    "{limit} bytes (admission.memory_budget): it needs {needed} at least"
+                ),
+            },
         }
     }
 }

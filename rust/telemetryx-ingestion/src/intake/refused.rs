@@ -3,6 +3,7 @@
 use telemetryx_common::{ErrorCode, Event, EventError, json};
 
 use super::decode::Raw;
+use super::refusal::ERRORS_MAX;
 use crate::admission::MemoryPermit;
 use crate::control::{DeadLetter, Stage};
 
@@ -11,7 +12,9 @@ const BYTES: usize = 300;
 
 /// Refused events of one request.
 pub(super) struct Refused {
-    /// Why, in order.
+    /// How many.
+    pub(super) count: usize,
+    /// Why, in order, as far as it is told.
     pub(super) errors: Vec<EventError>,
     /// Their dead letters; `None` if none are kept.
     pub(super) letters: Option<Letters>,
@@ -34,14 +37,33 @@ impl Refused {
     /// None yet. With a permit, dead letters are kept.
     pub(super) fn new(permit: Option<MemoryPermit>) -> Self {
         Self {
+            count: 0,
             errors: Vec::new(),
             letters: permit.map(|permit| Letters::within(Some(permit))),
         }
     }
 
-    /// What keeping this error takes.
-    pub(super) fn bytes_of(error: &EventError) -> usize {
-        BYTES + error.message.len()
+    /// What telling this error takes: nothing once enough are told.
+    pub(super) fn bytes_for(&self, error: &EventError) -> usize {
+        if self.errors.len() < ERRORS_MAX {
+            bytes_of(error)
+        } else {
+            0
+        }
+    }
+
+    /// Bytes that the dead letters take.
+    pub(super) fn letters_bytes(&self) -> usize {
+        let permit = self
+            .letters
+            .as_ref()
+            .and_then(|letters| letters.permit.as_ref());
+        permit.map_or(0, MemoryPermit::bytes)
+    }
+
+    /// Gives up all dead letters.
+    pub(super) fn lose_letters(&mut self) {
+        self.letters = self.letters.is_some().then(|| Letters::within(None));
     }
 
     /// One more, and its letter; `event` is there if it could be read.
@@ -54,8 +76,15 @@ impl Refused {
 
     /// One more, of which nothing is kept.
     pub(super) fn push_unkept(&mut self, error: EventError) {
-        self.errors.push(error);
+        self.count += 1;
+        if self.errors.len() < ERRORS_MAX {
+            self.errors.push(error);
+        }
     }
+}
+
+fn bytes_of(error: &EventError) -> usize {
+    BYTES + error.message.len()
 }
 
 impl Letters {
@@ -83,7 +112,7 @@ impl Letters {
                 ("json", body)
             }
         };
-        if !permit.grow(Refused::bytes_of(error) + body.len()) {
+        if permit.grow(bytes_of(error) + body.len()).is_err() {
             *self = Self::within(None);
             return;
         }

@@ -18,16 +18,16 @@ fn address(n: u32) -> IpAddr {
 fn a_bucket_holds_its_burst_then_says_when_to_come_back() {
     let limiter = limiter(RateLimitPer::SourceIp, 1.0, 2);
     let (here, there) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
-    let first = limiter.take(here, None).unwrap().unwrap();
+    let first = limiter.take_of_address(here).unwrap().unwrap();
     assert_eq!((first.limit, first.remaining), (2, 1));
     assert_eq!(first.reset, Duration::from_secs(1));
-    let second = limiter.take(here, None).unwrap().unwrap();
+    let second = limiter.take_of_address(here).unwrap().unwrap();
     assert_eq!((second.limit, second.remaining), (2, 0));
     assert_eq!(second.reset, Duration::from_secs(2));
-    let spent = limiter.take(here, None).unwrap_err();
+    let spent = limiter.take_of_address(here).unwrap_err();
     assert!(spent.retry_after > Duration::ZERO && spent.retry_after <= Duration::from_secs(1));
     assert_eq!(spent.limit, 2);
-    assert!(limiter.take(there, None).is_ok());
+    assert!(limiter.take_of_address(there).is_ok());
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_million_addresses_take_bounded_memory_and_lock_nobody_out() {
     let limiter = limiter(RateLimitPer::SourceIp, 0.001, 10);
     let before: Vec<_> = (0..100).map(|n| address(0x0A00_0000 + n)).collect();
     for peer in &before {
-        limiter.take(*peer, None).unwrap();
+        limiter.take_of_address(*peer).unwrap();
     }
     let flood: Vec<_> = (0..1_000_000).map(|n| address(0x2000_0000 + n)).collect();
     let accepted = flood
@@ -89,14 +89,14 @@ fn a_million_addresses_take_bounded_memory_and_lock_nobody_out() {
     );
     for peer in &before {
         for _ in 1..10 {
-            assert!(limiter.take(*peer, None).is_ok(), "{peer} has its own");
+            assert!(limiter.take_of_address(*peer).is_ok(), "{peer} has its own");
         }
-        assert!(limiter.take(*peer, None).is_err());
+        assert!(limiter.take_of_address(*peer).is_err());
     }
     // Newcomers share 114,688 buckets with what the flood had beyond the first of it: about eight each.
     let late = (0..1000).map(|n| address(0x0B00_0000 + n));
     let refused = late
-        .filter(|peer| limiter.take(*peer, None).is_err())
+        .filter(|peer| limiter.take_of_address(*peer).is_err())
         .count();
     assert!(refused < 500, "{refused} of 1000 were locked out");
 }
@@ -106,7 +106,7 @@ fn buckets_that_are_full_again_are_forgotten_with_their_memory() {
     let limiter = limiter(RateLimitPer::SourceIp, 1e9, 1);
     let empty = limiter.held();
     for n in 0..300_000 {
-        limiter.take(address(n), None).ok();
+        limiter.take_of_address(address(n)).ok();
     }
     assert!(limiter.held().buckets > 100_000);
     limiter.tidy();

@@ -12,7 +12,7 @@ use super::{JSON_GROWTH, Signal};
 use crate::ingress::answer::{self, Answer};
 use crate::ingress::http_door::{Call, HttpDoor, Keys};
 use crate::ingress::protocol::{HttpEndpoint, Setup};
-use crate::intake::{Accepted, MEMORY_SPENT, Refusal};
+use crate::intake::{Accepted, Refusal};
 
 /// The ids of records that have none are derived from this and the request, so that a retry is harmless.
 pub(super) const IDEMPOTENCY_KEY: &str = "otlp";
@@ -83,9 +83,7 @@ impl Export {
         let received = match received.checked {
             Encoding::Protobuf => received,
             Encoding::Json => self.door.map_body(received, |json, mut permit| {
-                if !permit.grow(json.len() * JSON_GROWTH) {
-                    return Err(MEMORY_SPENT);
-                }
+                permit.grow(json.len() * JSON_GROWTH)?;
                 let message = self.signal.from_json(&json);
                 let message = message.map_err(|error| Refusal::BadRequest {
                     code: "invalid_json",

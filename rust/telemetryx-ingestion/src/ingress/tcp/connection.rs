@@ -27,6 +27,9 @@ const OUT_MAX_STRANGER: usize = 4 << 10;
 /// Frames of such a client under way: each is refused at once.
 const IN_FLIGHT_STRANGER: usize = 1;
 
+/// After so many frames others have a turn.
+const FRAMES_A_TURN: usize = 16;
+
 /// A connection's state.
 pub(super) struct Connection<'f> {
     frames: &'f Frames,
@@ -94,6 +97,7 @@ impl<'f> Connection<'f> {
         let mut in_flight = FuturesOrdered::new();
         let mut stopped = std::pin::pin!(stop.cancelled());
         let mut stopping = false;
+        let mut taken = 0;
         loop {
             while !self.is_closing
                 && (!stopping || self.reader.is_in_frame())
@@ -102,6 +106,7 @@ impl<'f> Connection<'f> {
                 let Some(frame) = self.reader.next() else {
                     break;
                 };
+                taken += 1;
                 in_flight.push_back(frames.answer(frame, peer));
             }
             let is_read = self.reader.is_lost() || stopping && !self.reader.is_in_frame();
@@ -119,6 +124,11 @@ impl<'f> Connection<'f> {
                 self.poll(context, &mut in_flight)
             });
             match event.await {
+                // Frames may come as fast as they are answered: the others have a turn in between.
+                Event::Progress if taken >= FRAMES_A_TURN => {
+                    taken = 0;
+                    tokio::task::yield_now().await;
+                }
                 Event::Progress => {}
                 Event::Broken | Event::Idle => return,
                 Event::Ended => {

@@ -13,12 +13,16 @@ use crate::intake::{Admission, Caller, Credentials, MEMORY_SPENT, Refusal};
 /// Bytes of a frame's length.
 const HEAD: usize = 4;
 /// Most memory taken for a frame before its first byte.
-const STEP: usize = 64 << 10;
+const STEP: usize = 8 << 10;
+/// Behind a frame that is longer no memory stays taken.
+const LARGE: usize = 64 << 10;
 /// Fewest bytes asked of the socket, and most of them beyond the frame that is read; no budget knows of them. A client
 /// that has not shown the key it is asked for never gets more than the fewest.
 const AHEAD: std::ops::RangeInclusive<usize> = 4 << 10..=16 << 10;
 /// What the state of a frame under way takes beside its bytes.
 const FRAME_BYTES: usize = 4 << 10;
+/// A client that has shown no key which is known is sent away after so many refusals.
+const REFUSALS_MAX: u32 = 16;
 /// A longer frame is no key.
 const KEY_FRAME_MAX: usize = 512;
 /// What a frame with a key begins with, blanks aside.
@@ -49,6 +53,8 @@ pub(super) struct FrameReader<'f> {
     peer: Peer,
     /// The key that the client has shown.
     key: Option<String>,
+    /// Frames that were refused for want of a key.
+    strangers: u32,
     buffer: BytesMut,
     /// How much is asked of the socket.
     ahead: usize,
@@ -88,6 +94,7 @@ impl<'f> FrameReader<'f> {
             frames,
             peer,
             key: None,
+            strangers: 0,
             buffer: BytesMut::new(),
             ahead: *AHEAD.start(),
             state: State::Head,
@@ -222,6 +229,12 @@ impl<'f> FrameReader<'f> {
             }
             Err(refusal) => {
                 self.state = State::Skip(length);
+                // No event is empty: who sends such a frame wants no more than an answer.
+                if self.is_of_stranger() && length == 0 {
+                    self.lose();
+                } else if self.is_of_stranger() {
+                    self.refused_stranger();
+                }
                 refused(refusal)
             }
         }
@@ -270,11 +283,11 @@ impl<'f> FrameReader<'f> {
                 let more = (*room).min(length - *room);
                 let grown = admitted
                     .as_mut()
-                    .is_some_and(|(_, permit)| permit.grow(more));
-                if !grown {
-                    self.frames.intake.memory_spent();
+                    .map_or(Ok(()), |(_, permit)| permit.grow(more));
+                if let Err(shortage) = grown {
+                    let refusal = self.frames.intake.short_of_memory(shortage);
                     self.state = State::Skip(length);
-                    return refused(MEMORY_SPENT);
+                    return refused(refusal);
                 }
                 *room += more;
             }
@@ -284,7 +297,7 @@ impl<'f> FrameReader<'f> {
             return Step::More;
         };
         let body = self.buffer.split_to(length).freeze();
-        if length > STEP {
+        if length > LARGE {
             self.shrink();
         }
         self.state = State::Head;
@@ -319,9 +332,25 @@ impl<'f> FrameReader<'f> {
         self.buffer = BytesMut::from(&self.buffer[..]);
     }
 
+    /// One more frame for want of a key; after many of them nothing more is read.
+    fn refused_stranger(&mut self) {
+        self.strangers += 1;
+        if self.strangers >= REFUSALS_MAX {
+            self.lose();
+        }
+    }
+
     fn identify(&mut self, key: String) -> Result<Option<String>, Refusal> {
-        let peer = self.peer.address.ip();
-        let identified = self.frames.intake.identify(Some(&key), peer);
+        let (intake, peer) = (&self.frames.intake, self.peer.address.ip());
+        if let Err(refusal) = intake.take_of_address(peer) {
+            // What follows would be refused for want of a key, and that for good.
+            self.lose();
+            return Err(refusal);
+        }
+        let identified = intake.identify(Some(&key), peer);
+        if identified.is_err() {
+            self.refused_stranger();
+        }
         self.key = identified.is_ok().then_some(key);
         identified.map(|identity| Some(identity?.name.clone()))
     }
