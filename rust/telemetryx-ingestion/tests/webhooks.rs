@@ -223,9 +223,10 @@ fn no_api_key_is_asked_and_the_guards_of_the_door_hold() {
     let service = start(&format!(
         "{RING}
 auth: {{ keys: [ {{ name: a, sha256: {} }} ] }}
-admission: {{ rate_limit: {{ enabled: true, per: source_ip, rps: 0.01, burst: 3 }} }}",
+admission: {{ rate_limit: {{ enabled: true, per: source_ip, rps: 0.01, burst: 4 }} }}",
         "a".repeat(64)
     ));
+    // Who shows no key takes a token of the address as well.
     assert_eq!(service.post_json("/ingest", event("a")).status, 401);
     assert_eq!(ring(&service, KEY, motion("r-1")).status, 202);
     assert_eq!(ring(&service, "a-wrong-key", motion("r-2")).status, 401);
