@@ -313,15 +313,29 @@ fn replay_to_a_sink_that_counts_is_refused_with_the_reason() {
     );
 
     let asked = service.post_json("/replays", r#"{"route":"stats","from":0}"#);
-    let path = format!("/replays/{}", asked.expect_status(200).json()["id"]);
-    let mut replay = Value::Null;
-    eventually(SOON, "the replay has failed", || {
-        replay = service.get(&path).json();
-        replay["state"] == "failed"
-    });
-    let reason = replay["error"].as_str().unwrap();
+    let answer = asked.expect_status(400).json();
+    let reason = answer["error"]["message"].as_str().unwrap();
     assert!(refused.contains(reason), "{reason} in {refused}");
     assert_eq!(service.get("/stats").json()["events_count"], 10);
+}
+
+#[test]
+fn replay_of_what_is_not_there_is_refused() {
+    let service = Service::start(BIN);
+    accept(&service, events("a", 10));
+    for (range, wrong) in [
+        (r#""from":11"#, "`from` (11) must not lie behind `to` (10)"),
+        (
+            r#""from":5,"to":2"#,
+            "`from` (5) must not lie behind `to` (2)",
+        ),
+        (r#""from":99,"to":999"#, "the end of the journal (10)"),
+    ] {
+        let asked = service.post_json("/replays", format!(r#"{{"route":"store",{range}}}"#));
+        let answer = asked.expect_status(400).json();
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains(wrong), "{message}");
+    }
 }
 
 #[test]

@@ -60,9 +60,10 @@ const ID_PREFIX_BYTES_MAX: usize = 115;
 /// Send events to a service and measure it.
 #[derive(Debug, Clone, clap::Args)]
 pub struct LoadOptions {
-    /// Where to send; without a path, that of the protocol is added.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
-    pub url: String,
+    /// Where to send, by default to this machine at the protocol's usual port; without a path, that of the protocol is
+    /// added.
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
     /// Events a second over all connections; 0 is as fast as answers come.
     #[arg(long, value_name = "EVENTS", default_value_t = 1000)]
     pub rate: u64,
@@ -161,7 +162,11 @@ fn run_load(options: &LoadOptions) -> Result<ExitCode, String> {
 }
 
 fn plan_load(options: &LoadOptions) -> Result<LoadPlan, String> {
-    let (by_url, url) = Protocol::of_url(&options.url);
+    let url = match &options.url {
+        Some(url) => url,
+        None => options.protocol.unwrap_or(Protocol::Http).usual_url()?,
+    };
+    let (by_url, url) = Protocol::of_url(url);
     let protocol = options.protocol.unwrap_or(by_url);
     let tls = || options.tls.config(protocol.alpn());
     let target = Target::parse(&url, protocol.path(), tls)?;

@@ -19,6 +19,7 @@ use super::Query;
 use super::events::parse_time;
 use crate::control::{ControlError, LetterFilter, letters, replays};
 use crate::intake::Refusal;
+use crate::route::RouteHandle;
 
 /// Letters listed at a time, at the most.
 const LIMIT_MAX: u32 = 1000;
@@ -83,10 +84,8 @@ pub fn answer(
         (&Method::POST, ["dead-letters", "redrive"]) => {
             let selects = ["route", "stage", "id", "all"];
             if !selects.iter().any(|name| parameters.contains_key(*name)) {
-                return Err(Refusal::BadRequest {
-                    code: "invalid_parameter",
-                    message: "say which: `?route=`, `?stage=`, `?id=`, or `?all=true`".into(),
-                });
+                let message = "say which: `?route=`, `?stage=`, `?id=`, or `?all=true`";
+                return Err(invalid(message.into()));
             }
             Ok(json!({ "redriving": letters::ask_redrive(&db, &filter).map_err(sqlite)? }))
         }
@@ -96,16 +95,23 @@ pub fn answer(
                     code: "invalid_json",
                     message: format!("send {{\"route\":…,\"from\":…,\"to\":…}}: {error}"),
                 })?;
-            if !of.routes.iter().any(|route| route.name() == request.route) {
-                return Err(Refusal::NotFound(format!(
-                    "there is no route `{}`",
-                    request.route
-                )));
+            let named = |route: &&RouteHandle| route.name() == request.route;
+            let route = of.routes.iter().find(named).ok_or_else(|| {
+                Refusal::NotFound(format!("there is no route `{}`", request.route))
+            })?;
+            if let Some(why) = route.refuses_replay() {
+                let message = format!("route `{}` takes no replay: {why}", request.route);
+                return Err(invalid(message));
             }
+            let end = of.journal.end();
             let first = offset(of, "from", &request.from)?;
-            let behind = request
-                .to
-                .map_or_else(|| Ok(of.journal.end()), |to| offset(of, "to", &to))?;
+            let behind = request.to.map_or(Ok(end), |to| offset(of, "to", &to))?;
+            if first > behind.min(end) {
+                let message = format!(
+                    "`from` ({first}) must not lie behind `to` ({behind}) or the end of the journal ({end})"
+                );
+                return Err(invalid(message));
+            }
             let id = replays::ask(&db, &request.route, first, behind).map_err(sqlite)?;
             Ok(json!({ "id": id, "route": request.route, "first": first, "behind": behind }))
         }
@@ -124,20 +130,23 @@ pub fn answer(
     }
 }
 
+fn invalid(message: String) -> Refusal {
+    Refusal::BadRequest {
+        code: "invalid_parameter",
+        message,
+    }
+}
+
 /// An offset, or the first event accepted at or after a time.
 fn offset(of: &Query, name: &str, value: &Value) -> Result<u64, Refusal> {
     if let Some(offset) = value.as_u64() {
         return Ok(offset);
     }
-    let time = value
-        .as_str()
-        .and_then(parse_time)
-        .ok_or_else(|| Refusal::BadRequest {
-            code: "invalid_parameter",
-            message: format!(
-                "`{name}` must be an offset (a number) or an RFC 3339 time (a string)"
-            ),
-        })?;
+    let time = value.as_str().and_then(parse_time).ok_or_else(|| {
+        invalid(format!(
+            "`{name}` must be an offset (a number) or an RFC 3339 time (a string)"
+        ))
+    })?;
     of.journal
         .offset_at(time)
         .map_err(|error| Refusal::Unavailable(error.to_string()))

@@ -86,13 +86,19 @@ pub struct RouteHandle {
 struct Shared {
     name: String,
     kind: String,
+    refuses_replay: Option<&'static str>,
     filter: RouteFilter,
     metrics: RouteMetrics,
     status: Mutex<RouteStatus>,
 }
 
 impl RouteHandle {
-    pub(super) fn new(name: &str, kind: &str, filter: RouteFilter) -> Self {
+    pub(super) fn new(
+        name: &str,
+        kind: &str,
+        refuses_replay: Option<&'static str>,
+        filter: RouteFilter,
+    ) -> Self {
         let metrics = RouteMetrics::new(name);
         let sink = SinkHealth {
             state: "starting",
@@ -113,6 +119,7 @@ impl RouteHandle {
             shared: Arc::new(Shared {
                 name: name.to_owned(),
                 kind: kind.to_owned(),
+                refuses_replay,
                 filter,
                 metrics,
                 status: Mutex::new(status),
@@ -130,6 +137,12 @@ impl RouteHandle {
     #[must_use]
     pub fn kind(&self) -> &str {
         &self.shared.kind
+    }
+
+    /// Why a replay would do harm, if it would.
+    #[must_use]
+    pub fn refuses_replay(&self) -> Option<&'static str> {
+        self.shared.refuses_replay
     }
 
     /// Its filter.

@@ -106,7 +106,13 @@ impl Route {
         metrics: Arc<Metrics>,
     ) -> Self {
         let filter = RouteFilter::new(&settings.filter);
-        let handle = RouteHandle::new(&settings.name, &settings.kind, filter.clone());
+        let refuses_replay = sink.refuses_replay();
+        let handle = RouteHandle::new(
+            &settings.name,
+            &settings.kind,
+            refuses_replay,
+            filter.clone(),
+        );
         let steps = processors.into_iter().map(|(name, processor)| {
             let metrics = handle.metrics().plugin(&name);
             Step {

@@ -48,6 +48,18 @@ impl Protocol {
         (by_path.unwrap_or(Self::Http), url.into())
     }
 
+    /// Where a service on this machine takes it if its config says nothing else.
+    pub(super) fn usual_url(self) -> Result<&'static str, String> {
+        match self {
+            Self::Http | Self::OtlpHttp | Self::Ring => Ok("http://127.0.0.1:8080"),
+            Self::OtlpGrpc => Ok("grpc://127.0.0.1:4317"),
+            Self::Tcp => Err(
+                "tcp has no usual port: say --url tcp://HOST:PORT, as `tcp.port` of the service"
+                    .into(),
+            ),
+        }
+    }
+
     /// What TLS is asked for.
     pub(super) fn alpn(self) -> &'static [&'static str] {
         match self.frame() {
