@@ -6,7 +6,6 @@
 //! | `lines.rs` | `file`, `stdout`: NDJSON |
 //! | `sqlite/` | `sqlite`: raw events in a file, answers `/events` |
 //! | `stats.rs` | `stats`: counters in memory, saved with the route's cursor, answers `/stats` |
-//! | `secret.rs`, `tls.rs` | what sinks that reach a server share: secrets from files, TLS |
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,12 +21,8 @@ use crate::query::EventStore;
 use crate::route::EventBatch;
 
 mod lines;
-#[allow(dead_code, reason = "the sinks that take it come next")]
-mod secret;
 mod sqlite;
 mod stats;
-#[allow(dead_code, reason = "the sinks that take it come next")]
-mod tls;
 
 /// Why a batch was not delivered.
 #[derive(Debug, thiserror::Error)]
