@@ -1,10 +1,12 @@
 //! The real service as a child process, on a port and a directory of its own.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Error;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -19,16 +21,21 @@ const POLL_PAUSE: Duration = Duration::from_millis(2);
 /// How much of the log is shown when a test fails.
 const LOG_TAIL_BYTES: usize = 6000;
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, and that this process was not given before: the system gives one again as soon as
+/// it is free.
 ///
 /// # Panics
 /// If there is none.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
-    listener
-        .local_addr()
-        .expect("a listener has an address")
-        .port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+        let address = listener.local_addr().expect("a listener has an address");
+        let mut given = GIVEN.lock().expect("nobody panics in here");
+        if given.insert(address.port()) {
+            return address.port();
+        }
+    }
 }
 
 /// How a service is to be started.
