@@ -19,6 +19,11 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
+/// The setting that says how much of a body may be sent before the server asks for more, and what it is unless it is set.
+const INITIAL_WINDOW_SIZE: u8 = 4;
+const WINDOW_DEFAULT: i64 = 65_535;
+/// Bytes of a body in one frame: more needs the server to say so.
+const CHUNK: usize = 16_384;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
@@ -47,6 +52,10 @@ pub struct H2Connection {
     next: u32,
     answers: HashMap<u32, (u16, Vec<u8>, bool)>,
     goaway: Option<u32>,
+    /// Bytes of bodies that the server lets be sent: over all streams, over each new one, and more over each.
+    window: i64,
+    window_of_stream: i64,
+    credit: HashMap<u32, i64>,
 }
 
 impl H2Connection {
@@ -77,13 +86,16 @@ impl H2Connection {
             next: 1,
             answers: HashMap::new(),
             goaway: None,
+            window: WINDOW_DEFAULT,
+            window_of_stream: WINDOW_DEFAULT,
+            credit: HashMap::new(),
         };
         // No dynamic header table: each answer's headers can be read alone.
         this.send(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0])?;
         Ok(this)
     }
 
-    /// Sends the head of a request (and its body, if there is one) and returns its stream.
+    /// Sends the head of a request (and its body, if there is one, as fast as the server lets it) and returns its stream.
     pub fn start(
         &mut self,
         method: &str,
@@ -93,25 +105,59 @@ impl H2Connection {
     ) -> Result<u32, Error> {
         let ends = if body.is_empty() { END_STREAM } else { 0 };
         let stream = self.send_head(ends, method, path, headers)?;
-        let mut chunks = body.chunks(16_384).peekable();
-        while let Some(chunk) = chunks.next() {
-            let last = if chunks.peek().is_none() {
-                END_STREAM
-            } else {
-                0
-            };
-            self.send(DATA, last, stream, chunk)?;
+        let mut left = body;
+        while !left.is_empty() {
+            let (chunk, rest) = left.split_at(left.len().min(CHUNK));
+            while self.window.min(self.credit_of(stream)) < chunk.len() as i64 {
+                if self
+                    .answers
+                    .get(&stream)
+                    .is_some_and(|(_, _, ended)| *ended)
+                {
+                    // The answer is there, and nobody waits for the rest.
+                    return Ok(stream);
+                }
+                self.take_frame()?;
+            }
+            *self.credit.entry(stream).or_default() -= chunk.len() as i64;
+            self.send_data(stream, chunk, rest.is_empty())?;
+            left = rest;
         }
+        self.credit.remove(&stream);
         Ok(stream)
+    }
+
+    /// Sends a request as a whole without reading anything, whatever the server lets be sent, and returns its stream.
+    pub fn start_unread(
+        &mut self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<u32, Error> {
+        let stream = self.send_head(0, "POST", path, headers)?;
+        for chunk in body.chunks(CHUNK) {
+            self.send_data(stream, chunk, false)?;
+        }
+        self.send_data(stream, &[], true)?;
+        Ok(stream)
+    }
+
+    fn send_data(&mut self, stream: u32, chunk: &[u8], is_last: bool) -> Result<(), Error> {
+        self.window -= chunk.len() as i64;
+        self.send(DATA, if is_last { END_STREAM } else { 0 }, stream, chunk)
     }
 
     /// Sends the head of a request and these bytes of its body, of which more could come, and returns its stream.
     pub fn begin(&mut self, path: &str, bytes: &[u8]) -> Result<u32, Error> {
         let stream = self.send_head(0, "POST", path, &[])?;
-        for chunk in bytes.chunks(16_384) {
-            self.send(DATA, 0, stream, chunk)?;
+        for chunk in bytes.chunks(CHUNK) {
+            self.send_data(stream, chunk, false)?;
         }
         Ok(stream)
+    }
+
+    fn credit_of(&self, stream: u32) -> i64 {
+        self.window_of_stream + self.credit.get(&stream).copied().unwrap_or_default()
     }
 
     fn send_head(
@@ -196,7 +242,23 @@ impl H2Connection {
         let frame = self.read_frame()?;
         let ends = frame.flags & END_STREAM != 0;
         match frame.kind {
-            SETTINGS if frame.flags & ACK == 0 => self.send(SETTINGS, ACK, 0, &[])?,
+            SETTINGS if frame.flags & ACK == 0 => {
+                for setting in frame.body.as_chunks::<6>().0 {
+                    let [0, INITIAL_WINDOW_SIZE, value @ ..] = *setting else {
+                        continue;
+                    };
+                    self.window_of_stream = u32::from_be_bytes(value).into();
+                }
+                self.send(SETTINGS, ACK, 0, &[])?;
+            }
+            WINDOW_UPDATE => {
+                let more = frame.body.first_chunk().copied().map(u32::from_be_bytes);
+                let more = i64::from(more.ok_or(ErrorKind::InvalidData)?);
+                match frame.stream {
+                    0 => self.window += more,
+                    stream => *self.credit.entry(stream).or_default() += more,
+                }
+            }
             PING if frame.flags & ACK == 0 => self.send(PING, ACK, 0, &frame.body)?,
             HEADERS => {
                 let status = status(&frame.body).ok_or(ErrorKind::InvalidData)?;
