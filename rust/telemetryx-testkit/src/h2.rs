@@ -134,10 +134,7 @@ impl H2Connection {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Result<u32, Error> {
-        let stream = self.send_head(0, "POST", path, headers)?;
-        for chunk in body.chunks(CHUNK) {
-            self.send_data(stream, chunk, false)?;
-        }
+        let stream = self.send_open(path, headers, body)?;
         self.send_data(stream, &[], true)?;
         Ok(stream)
     }
@@ -149,7 +146,16 @@ impl H2Connection {
 
     /// Sends the head of a request and these bytes of its body, of which more could come, and returns its stream.
     pub fn begin(&mut self, path: &str, bytes: &[u8]) -> Result<u32, Error> {
-        let stream = self.send_head(0, "POST", path, &[])?;
+        self.send_open(path, &[], bytes)
+    }
+
+    fn send_open(
+        &mut self,
+        path: &str,
+        headers: &[(&str, &str)],
+        bytes: &[u8],
+    ) -> Result<u32, Error> {
+        let stream = self.send_head(0, "POST", path, headers)?;
         for chunk in bytes.chunks(CHUNK) {
             self.send_data(stream, chunk, false)?;
         }

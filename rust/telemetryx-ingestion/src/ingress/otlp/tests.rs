@@ -255,6 +255,18 @@ fn what_is_one_value_becomes_an_attribute_and_the_nearest_wins() {
     );
 }
 
+fn request_of(spans: Vec<Span>) -> Vec<u8> {
+    let scope_spans = vec![ScopeSpans {
+        spans,
+        ..ScopeSpans::default()
+    }];
+    let resource_spans = vec![ResourceSpans {
+        scope_spans,
+        ..ResourceSpans::default()
+    }];
+    ExportTraceServiceRequest { resource_spans }.encode_to_vec()
+}
+
 #[test]
 fn a_span_is_named_by_its_ids_unless_they_are_malformed() {
     for (trace, span_id, expected) in [
@@ -272,16 +284,7 @@ fn a_span_is_named_by_its_ids_unless_they_are_malformed() {
             span_id,
             ..Span::default()
         };
-        let scope_spans = vec![ScopeSpans {
-            spans: vec![span],
-            ..ScopeSpans::default()
-        }];
-        let resource_spans = vec![ResourceSpans {
-            scope_spans,
-            ..ResourceSpans::default()
-        }];
-        let body = ExportTraceServiceRequest { resource_spans }.encode_to_vec();
-        let seen = events(Signal::Traces, &body).unwrap();
+        let seen = events(Signal::Traces, &request_of(vec![span])).unwrap();
         let event = seen[0].as_ref().unwrap();
         assert_eq!(
             (event.id.as_ref(), event.source.as_text().as_ref()),
@@ -298,16 +301,7 @@ fn a_span_of_a_call_is_named_by_its_side_too() {
         kind,
         ..Span::default()
     });
-    let scope_spans = vec![ScopeSpans {
-        spans: spans.collect(),
-        ..ScopeSpans::default()
-    }];
-    let resource_spans = vec![ResourceSpans {
-        scope_spans,
-        ..ResourceSpans::default()
-    }];
-    let body = ExportTraceServiceRequest { resource_spans }.encode_to_vec();
-    let seen = events(Signal::Traces, &body).unwrap();
+    let seen = events(Signal::Traces, &request_of(spans.collect())).unwrap();
     let ids = seen.iter().map(|event| event.as_ref().unwrap().id.as_ref());
     let both = format!("{}-{}", "01".repeat(16), "02".repeat(8));
     let expected = ["", "", "-server", "-client", "-producer", "-consumer"];
