@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use telemetryx_common::ids::EventIds;
 use telemetryx_common::{
-    DecodeError, DecodeLimits, ErrorCode, Event, EventError, Timestamp, ValidationRules,
+    DecodeError, DecodeLimits, ErrorCode, Event, EventError, FieldSet, Timestamp, ValidationRules,
 };
 use tracing::field::display;
 
@@ -437,6 +437,11 @@ impl Intake {
             let (error, event) = match event {
                 Ok(mut event) => {
                     event.received_at = now;
+                    // To the nanosecond, so that a sink can tell that it is no time of its own.
+                    if !event.given.contains(FieldSet::TS) {
+                        event.ts = now;
+                        event.given.insert(FieldSet::TS);
+                    }
                     match self.validate(&event, place, now, identity) {
                         Ok(()) => match decoded.over_limit.take(limiter, &event, place) {
                             Ok(()) => {

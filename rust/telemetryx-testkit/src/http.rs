@@ -284,12 +284,15 @@ impl Connection {
 
     fn read_more(&mut self) -> Result<(), Error> {
         let mut bytes = [0; 16 * 1024];
-        match self.stream.read(&mut bytes)? {
-            0 => Err(ErrorKind::UnexpectedEof.into()),
-            count => {
+        match self.stream.read(&mut bytes) {
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
                 self.buffer.extend_from_slice(&bytes[..count]);
                 Ok(())
             }
+            // Callers ask until there is enough.
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(error),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! | `http.rs` | a blocking HTTP/1.1 connection: requests as a client sends them, or any bytes at all |
 //! | `frames.rs` | the same over framed TCP |
 //! | `h2.rs` | the same over HTTP/2, frame by frame |
+//! | `postgres.rs` | a real PostgreSQL server, which can be killed and hung |
 //! | `tmpfs.rs` | a small disk that can be filled up |
 //! | `eventually.rs` | waits for a condition in place of sleeping |
 //! | `seed.rs` | a seed that is printed and can be given again, and random numbers from it |
@@ -35,6 +36,7 @@ mod eventually;
 mod frames;
 mod h2;
 mod http;
+mod postgres;
 mod seed;
 mod service;
 mod tmpfs;
@@ -43,6 +45,7 @@ pub use eventually::{eventually, eventually_some};
 pub use frames::{FrameConnection, frame};
 pub use h2::{H2Connection, ReadWrite, h2_frame};
 pub use http::{Connection, Response};
+pub use postgres::Postgres;
 pub use seed::TestSeed;
 pub use service::{Exit, Service, ServiceBuilder, StartError, free_port};
 pub use tmpfs::SmallDisk;

@@ -11,7 +11,7 @@ use super::values::RouteName;
 pub struct QueryConfig {
     /// Route whose store answers `/events`.
     ///
-    /// Its sink must keep events, as `sqlite` does. Empty, and no route named `store` with such a sink: `/events` is off.
+    /// Its sink must keep events, as `sqlite` and `postgres` do. Empty, and no route named `store` with such a sink: `/events` is off.
     ///
     /// Default: `store`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -15,11 +15,22 @@ const LIMIT_DEFAULT: u32 = 100;
 const LIMIT_MAX: u32 = 10_000;
 /// Bytes a page has at the most, about.
 const PAGE_BYTES_MAX: usize = 8 << 20;
+/// What a cursor must be.
+const CURSOR_IS: &str = "the `next` of the page before";
 
-/// Why stored events could not be read: the store's own words.
+/// Characters of a cursor's place at the most.
+const PLACE_MAX: usize = 1024;
+
+/// Why stored events could not be read.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct StoreError(pub String);
+pub enum StoreError {
+    /// Not now, in the store's own words; try again later.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The cursor is not one that this store gave.
+    #[error("the cursor is of another store")]
+    Cursor,
+}
 
 /// A sink that can answer `/events`.
 #[async_trait]
@@ -27,7 +38,7 @@ pub trait EventStore: Send + Sync {
     /// One page, newest first.
     ///
     /// # Errors
-    /// [`StoreError`]; try again later.
+    /// [`StoreError`].
     async fn events(&self, query: &EventQuery) -> Result<EventPage, StoreError>;
 }
 
@@ -51,17 +62,18 @@ pub struct EventQuery {
 }
 
 /// A place in the order of events: the next page starts behind it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
     /// The last event's time.
     pub ts: Timestamp,
-    /// Its place among those of the same time.
-    pub place: i64,
+    /// Its place among those of the same time, as the store writes it: letters, digits, `-` and `_`, which may come back
+    /// as anything else of these.
+    pub place: String,
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}-{:x}", self.ts.unix_nanos(), self.place)
+        write!(f, "{:x}-{}", self.ts.unix_nanos(), self.place)
     }
 }
 
@@ -71,10 +83,13 @@ impl FromStr for Cursor {
     fn from_str(text: &str) -> Result<Self, ()> {
         let (ts, place) = text.split_once('-').ok_or(())?;
         let ts = u64::from_str_radix(ts, 16).map_err(drop)?.cast_signed();
-        let place = i64::from_str_radix(place, 16).map_err(drop)?;
+        let is_place = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        if place.len() > PLACE_MAX || !place.bytes().all(is_place) {
+            return Err(());
+        }
         Ok(Self {
             ts: Timestamp::from_unix_nanos(ts),
-            place,
+            place: place.to_owned(),
         })
     }
 }
@@ -125,11 +140,7 @@ impl EventQuery {
                         .ok_or_else(|| bad(name, &format!("a number from 1 to {LIMIT_MAX}")))?;
                 }
                 "cursor" => {
-                    query.after = Some(
-                        value
-                            .parse()
-                            .map_err(|()| bad(name, "the `next` of the page before"))?,
-                    );
+                    query.after = Some(value.parse().map_err(|()| bad(name, CURSOR_IS))?);
                 }
                 _ => {
                     return Err(bad(
@@ -161,10 +172,13 @@ pub async fn events(of: &Query, query: &EventQuery) -> Result<EventPage, Refusal
             "no route stores events: name one in `query.events_from`".into(),
         ));
     };
-    store
-        .events(query)
-        .await
-        .map_err(|StoreError(error)| Refusal::Unavailable(error))
+    store.events(query).await.map_err(|error| match error {
+        StoreError::Unavailable(words) => Refusal::Unavailable(words),
+        StoreError::Cursor => Refusal::BadRequest {
+            code: "invalid_parameter",
+            message: format!("`cursor` must be {CURSOR_IS}"),
+        },
+    })
 }
 
 #[cfg(test)]
@@ -176,11 +190,19 @@ mod tests {
         for ts in [0, 1, -1, i64::MAX, i64::MIN] {
             let cursor = Cursor {
                 ts: Timestamp::from_unix_nanos(ts),
-                place: 77,
+                place: "a_-9".to_owned(),
             };
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }
-        assert_eq!("x".parse::<Cursor>(), Err(()));
+        for text in [
+            "x",
+            "g-1",
+            "0-'",
+            "0-\0",
+            &format!("0-{}", "a".repeat(2000)),
+        ] {
+            assert_eq!(text.parse::<Cursor>(), Err(()), "{text}");
+        }
     }
 
     #[test]

@@ -4,8 +4,10 @@
 //! | file | kind |
 //! | --- | --- |
 //! | `lines.rs` | `file`, `stdout`: NDJSON |
+//! | `postgres/` | `postgres`: raw events in a table, answers `/events` |
 //! | `sqlite/` | `sqlite`: raw events in a file, answers `/events` |
 //! | `stats.rs` | `stats`: counters in memory, saved with the route's cursor, answers `/stats` |
+//! | `secret.rs`, `tls.rs` | what sinks that reach a server share: secrets from files, TLS |
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,8 +23,11 @@ use crate::query::EventStore;
 use crate::route::EventBatch;
 
 mod lines;
+mod postgres;
+mod secret;
 mod sqlite;
 mod stats;
+mod tls;
 
 /// Why a batch was not delivered.
 #[derive(Debug, thiserror::Error)]

@@ -5,9 +5,7 @@
 
 use std::borrow::Cow;
 
-use telemetryx_common::{
-    DecodeError, DecodeLimits, ErrorCode, EventError, FieldSet, Timestamp, json,
-};
+use telemetryx_common::{DecodeError, DecodeLimits, ErrorCode, EventError, FieldSet, json};
 
 use super::Signal;
 use super::attributes::{self, Attribute};
@@ -15,7 +13,6 @@ use super::record::{self, Head, Text};
 use super::schema::{self, Kind, Message};
 use super::to_json::JsonWriter;
 use super::wire::{Broken, Reader, Value, message_of, utf8};
-use crate::clock;
 use crate::intake::{Decode, Raw, Visit};
 
 /// Most bytes that one request may become: a large resource with many small records is written once a record. What is over
@@ -43,7 +40,6 @@ impl Decode for Signal {
         let mut request = Request {
             signal: *self,
             limits: *limits,
-            now: clock::now(),
             index: 0,
             payload: Vec::with_capacity(4096),
             written: 0,
@@ -83,8 +79,6 @@ impl From<Broken> for Stop {
 struct Request<'r, 'v> {
     signal: Signal,
     limits: DecodeLimits,
-    /// The time of records that name none.
-    now: Timestamp,
     /// Of the next record.
     index: u32,
     /// The payload of the next record, as far as it is known.
@@ -276,7 +270,7 @@ impl Request<'_, '_> {
         let Around {
             source, attributes, ..
         } = around;
-        let mut event = head.into_event(self.signal, *source, attributes, payload, self.now);
+        let mut event = head.into_event(self.signal, *source, attributes, payload);
         if !id.is_empty() {
             event.given |= FieldSet::ID;
             event.id = Cow::Borrowed(utf8(&id)?);

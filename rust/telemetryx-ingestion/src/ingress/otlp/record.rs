@@ -118,25 +118,27 @@ impl<'b> Head<'b> {
         id
     }
 
-    /// The event, without its id. `shared` are the attributes of its resource and scope; `now` is for a record without a
-    /// time.
+    /// The event, without its id, and without a time if the record has none. `shared` are the attributes of its resource
+    /// and scope.
     pub(super) fn into_event<'e>(
         self,
         signal: Signal,
         source: Option<&'e str>,
         shared: &'e [Attribute<'_>],
         payload: &'e str,
-        now: Timestamp,
     ) -> Event<'e>
     where
         'b: 'e,
     {
         let mut nanos = [self.time, self.observed].into_iter();
         // Beyond 2262 is the last moment there is: far ahead, and refused as such.
-        let ts = nanos.find(|nanos| *nanos > 0).map_or(now, |nanos| {
-            Timestamp::from_unix_nanos(i64::try_from(nanos).unwrap_or(i64::MAX))
-        });
-        let mut event = Event::new(ts);
+        let mut event = Event::new(Timestamp::UNIX_EPOCH);
+        match nanos.find(|nanos| *nanos > 0) {
+            Some(nanos) => {
+                event.ts = Timestamp::from_unix_nanos(i64::try_from(nanos).unwrap_or(i64::MAX));
+            }
+            None => event.given = FieldSet::EMPTY,
+        }
         event.given |= FieldSet::TYPE | FieldSet::SCHEMA_VERSION | FieldSet::PAYLOAD;
         event.event_type = EventType::Custom(Cow::Borrowed(signal.event_type()));
         event.payload = Cow::Borrowed(payload);

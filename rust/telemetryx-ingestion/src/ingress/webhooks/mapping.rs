@@ -12,7 +12,6 @@ use telemetryx_common::{
 };
 
 use super::signature::single;
-use crate::clock;
 use crate::config::{TimeUnit, WebhookBody, WebhookConfig, WebhookPart};
 use crate::intake::{Decode, Raw, Refusal, Visit};
 
@@ -154,13 +153,16 @@ impl<'d> Delivery<'d> {
             let found = found.get(range.clone()).unwrap_or_default();
             found.iter().flatten()
         };
-        let mut event = Event::new(clock::now());
+        let mut event = Event::new(Timestamp::UNIX_EPOCH);
         // Which schema it has, the webhook says.
-        event.given = FieldSet::TS | FieldSet::PAYLOAD | FieldSet::SCHEMA_VERSION;
+        event.given = FieldSet::PAYLOAD | FieldSet::SCHEMA_VERSION;
         event.payload = payload;
 
         match places(&mapping.time).find_map(|found| mapping.time_of(found)) {
-            Some(Ok(ts)) => event.ts = ts,
+            Some(Ok(ts)) => {
+                event.ts = ts;
+                event.given.insert(FieldSet::TS);
+            }
             Some(Err(error)) => {
                 let message = format!("the time of the delivery cannot be taken: {error}");
                 return Err(EventError::new("ts", error.code(), message));

@@ -30,7 +30,8 @@ impl SqliteEvents {
         }
     }
 
-    fn page(&self, query: &EventQuery) -> rusqlite::Result<EventPage> {
+    /// One page; behind `after`, a time and a place.
+    fn page(&self, query: &EventQuery, after: Option<(i64, i64)>) -> rusqlite::Result<EventPage> {
         let kept = self.idle.lock().take();
         let connection = match kept {
             Some(connection) => connection,
@@ -43,7 +44,7 @@ impl SqliteEvents {
             }
             None => schema::open_reader(&self.path)?,
         };
-        let page = select(&connection, query)?;
+        let page = select(&connection, query, after)?;
         *self.idle.lock() = Some(connection);
         Ok(page)
     }
@@ -52,20 +53,29 @@ impl SqliteEvents {
 #[async_trait]
 impl EventStore for SqliteEvents {
     async fn events(&self, query: &EventQuery) -> Result<EventPage, StoreError> {
+        let after = query.after.as_ref().map(|cursor| {
+            let place = i64::from_str_radix(&cursor.place, 16).map_err(|_| StoreError::Cursor)?;
+            Ok((cursor.ts.unix_nanos(), place))
+        });
+        let after = after.transpose()?;
         // A page is small, and its query runs on an index.
-        tokio::task::block_in_place(|| self.page(query))
-            .map_err(|error| StoreError(error.to_string()))
+        tokio::task::block_in_place(|| self.page(query, after))
+            .map_err(|error| StoreError::Unavailable(error.to_string()))
     }
 }
 
 /// One page. Behind a cursor these are two ranges of the index, each read from its start: the rest of the cursor's own
 /// moment, then what is older. As one condition SQLite would step over all events of that moment again for each page.
-fn select(connection: &Connection, query: &EventQuery) -> rusqlite::Result<EventPage> {
+fn select(
+    connection: &Connection,
+    query: &EventQuery,
+    after: Option<(i64, i64)>,
+) -> rusqlite::Result<EventPage> {
     let mut page = Reading::new(query);
-    match query.after {
+    match after {
         None => page.read(connection, query, "", &[])?,
-        Some(Cursor { ts, place }) => {
-            let ts = Value::from(ts.unix_nanos());
+        Some((ts, place)) => {
+            let ts = Value::from(ts);
             let same_moment = "ts = ? AND seq < ?";
             page.read(connection, query, same_moment, &[ts.clone(), place.into()])?;
             page.read(connection, query, "ts < ?", &[ts])?;
@@ -82,8 +92,8 @@ struct Reading {
     limit: usize,
     bytes_left: usize,
     events: Vec<Event<'static>>,
-    /// The last event read.
-    last: Option<Cursor>,
+    /// The last event read: time and place.
+    last: Option<(Timestamp, i64)>,
     /// Set once there is one event more than fits.
     next: Option<Cursor>,
 }
@@ -132,17 +142,17 @@ impl Reading {
             // A page holds at least one event, however large.
             if self.events.len() == self.limit || (self.bytes_left == 0 && !self.events.is_empty())
             {
-                self.next = self.last;
+                self.next = self.last.map(|(ts, place)| Cursor {
+                    ts,
+                    place: format!("{place:x}"),
+                });
                 break;
             }
             let event = event(row)?;
             self.bytes_left = self
                 .bytes_left
                 .saturating_sub(EVENT_BYTES + event.payload.len());
-            self.last = Some(Cursor {
-                ts: event.ts,
-                place: row.get(0)?,
-            });
+            self.last = Some((event.ts, row.get(0)?));
             self.events.push(event);
         }
         Ok(())

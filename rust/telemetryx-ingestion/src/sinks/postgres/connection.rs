@@ -1,0 +1,185 @@
+//! A connection to the server: where it is, who we are, and how a session is set up.
+
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::task::JoinHandle;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::failure::words;
+use crate::config::Secret;
+use crate::plugin::PluginError;
+use crate::sinks::secret::SinkSecret;
+use crate::sinks::tls::TlsFiles;
+
+/// The keys that say where the server is.
+#[derive(Debug, Deserialize)]
+pub(super) struct ServerConfig {
+    pub(super) url: Option<Secret>,
+    pub(super) url_file: Option<PathBuf>,
+    pub(super) password_file: Option<PathBuf>,
+    pub(super) tls: Option<TlsFiles>,
+}
+
+/// Opens connections.
+#[derive(Debug)]
+pub(super) struct Connector {
+    url: SinkSecret,
+    password: Option<SinkSecret>,
+    tls: Option<TlsFiles>,
+    timeout: Duration,
+}
+
+/// An open connection. Dropped, it is closed at once, whatever is under way.
+pub(super) struct Connection {
+    client: Client,
+    driver: JoinHandle<()>,
+}
+
+impl Connector {
+    /// Reads files, and reaches nothing.
+    ///
+    /// # Errors
+    /// [`PluginError`] naming the key.
+    pub(super) fn new(config: ServerConfig, timeout: Duration) -> Result<Self, PluginError> {
+        let url = SinkSecret::of("url", config.url, config.url_file)?;
+        let url = url.ok_or_else(|| {
+            PluginError::Settings(
+                "`url` or `url_file` is missing: postgres://user@host:5432/database".to_owned(),
+            )
+        })?;
+        let this = Self {
+            url,
+            password: SinkSecret::of("password", None, config.password_file)?,
+            tls: config.tls,
+            timeout,
+        };
+        let server = this.server().map_err(PluginError::Settings)?;
+        if let Some(tls) = this.tls_of(&server) {
+            tls.client_config()?;
+        }
+        Ok(this)
+    }
+
+    /// A new connection with `settings`, SQL that sets up the session.
+    ///
+    /// # Errors
+    /// The server's words, or why there are none.
+    pub(super) async fn open(&self, settings: &str) -> Result<Connection, String> {
+        let opening = self.connect(settings);
+        match tokio::time::timeout(self.timeout, opening).await {
+            Ok(opened) => opened,
+            Err(_) => Err(format!("no connection within {:?}", self.timeout)),
+        }
+    }
+
+    async fn connect(&self, settings: &str) -> Result<Connection, String> {
+        // Files may have changed since.
+        let (server, tls) = tokio::task::block_in_place(|| {
+            let server = self.server()?;
+            let tls = self.tls_of(&server).map(|tls| tls.client_config());
+            tls.transpose()
+                .map_err(|error| error.to_string())
+                .map(|tls| (server, tls))
+        })?;
+        let failed = |error| words(&error);
+        let (client, driver) = match tls {
+            Some(tls) => {
+                let (client, io) = server
+                    .connect(MakeRustlsConnect::new(tls))
+                    .await
+                    .map_err(failed)?;
+                (client, drive(io))
+            }
+            None => {
+                let (client, io) = server.connect(NoTls).await.map_err(failed)?;
+                (client, drive(io))
+            }
+        };
+        let connection = Connection { client, driver };
+        // The server ends what we no longer wait for, and what is left behind by a machine that is gone.
+        let ms = self.timeout.as_millis();
+        let session = format!(
+            "SET statement_timeout = {ms}; SET idle_in_transaction_session_timeout = {ms}; SET TimeZone = 'UTC'; \
+             SET DateStyle = 'ISO'; SET client_min_messages = 'warning'; \
+             SET default_transaction_isolation = 'read committed'; SET tcp_keepalives_idle = 30; \
+             SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; {settings}"
+        );
+        connection.batch_execute(&session).await.map_err(failed)?;
+        Ok(connection)
+    }
+
+    fn server(&self) -> Result<Config, String> {
+        let url = self.url.read()?;
+        let mut server: Config = url
+            .expose()
+            .parse()
+            .map_err(|error| format!("`url`: {}", words(&error)))?;
+        if server.get_hosts().is_empty() && server.get_hostaddrs().is_empty() {
+            return Err("`url`: it names no host".to_owned());
+        }
+        if let Some(password) = &self.password {
+            if server.get_password().is_some() {
+                return Err(
+                    "`password_file`: `url` has a password as well: leave one out".to_owned(),
+                );
+            }
+            server.password(password.read()?.expose());
+        }
+        match (&self.tls, server.get_ssl_mode()) {
+            (Some(_), SslMode::Disable) => {
+                return Err("`tls`: `url` says sslmode=disable: leave one out".to_owned());
+            }
+            (Some(_), _) => server.ssl_mode(SslMode::Require),
+            // Where nobody asks for TLS, a certificate that cannot be verified must not stand in the way.
+            (None, SslMode::Prefer) => server.ssl_mode(SslMode::Disable),
+            (None, _) => &mut server,
+        };
+        if server.get_application_name().is_none() {
+            server.application_name("telemetryx");
+        }
+        server
+            .connect_timeout(self.timeout)
+            .tcp_user_timeout(self.timeout * 2)
+            .keepalives_idle(Duration::from_secs(30))
+            .keepalives_interval(Duration::from_secs(10))
+            .keepalives_retries(3);
+        Ok(server)
+    }
+
+    /// The files for TLS, if this server is spoken to over TLS.
+    fn tls_of(&self, server: &Config) -> Option<TlsFiles> {
+        (server.get_ssl_mode() != SslMode::Disable).then(|| self.tls.clone().unwrap_or_default())
+    }
+}
+
+/// Does the input and output of a connection until it ends.
+fn drive<S, T>(io: tokio_postgres::Connection<S, T>) -> JoinHandle<()>
+where
+    tokio_postgres::Connection<S, T>:
+        Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static,
+{
+    tokio::spawn(async move {
+        if let Err(error) = io.await {
+            tracing::debug!(error = words(&error), "a connection to PostgreSQL ended");
+        }
+    })
+}
+
+impl Deref for Connection {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}

@@ -1,0 +1,101 @@
+//! What the server's errors mean for a batch.
+
+use std::error::Error;
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
+
+use crate::sinks::DeliverError;
+
+/// Why a batch was not stored.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// An id of it is there already.
+    #[error("an event is there already")]
+    Duplicate,
+    /// The server will never take one of its events. The connection is as good as before, once it is rolled back.
+    #[error("{message}")]
+    Refused {
+        /// Which kind of fault.
+        code: &'static str,
+        /// The server's own words.
+        message: String,
+    },
+    /// Anything else: the same batch may pass later, on a new connection.
+    #[error("{0}")]
+    Retry(String),
+}
+
+/// Waits for an answer, but not longer than `at_most`.
+///
+/// # Errors
+/// [`Failure`]; [`Failure::Retry`] if there is no answer in time. Then the connection is of no use any more.
+pub(super) async fn within<T>(
+    at_most: Duration,
+    answer: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(at_most, answer).await {
+        Ok(answered) => answered,
+        Err(_) => Err(Failure::Retry(format!("no answer within {at_most:?}"))),
+    }
+}
+
+impl From<Failure> for DeliverError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused { code, message } => Self::Refused { code, message },
+            other => Self::Retryable(other.to_string()),
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let message = words(&error);
+        let Some(found) = error.as_db_error() else {
+            return Self::Retry(message);
+        };
+        // The first two characters are the class.
+        let state = found.code().code();
+        match state.get(..2) {
+            _ if *found.code() == SqlState::UNIQUE_VIOLATION => Self::Duplicate,
+            // The rows as such do not fit the table: no other batch would pass either.
+            Some("22")
+                if [
+                    SqlState::INVALID_BINARY_REPRESENTATION,
+                    SqlState::BAD_COPY_FILE_FORMAT,
+                ]
+                .contains(found.code()) =>
+            {
+                Self::Retry(message)
+            }
+            Some("22") => Self::Refused {
+                code: "invalid_data",
+                message,
+            },
+            // Without a constraint's name it is that no partition takes the row.
+            Some("23") if found.constraint().is_some() || found.column().is_some() => {
+                Self::Refused {
+                    code: "constraint",
+                    message,
+                }
+            }
+            // Nested too deep, too long for an index.
+            Some("54") => Self::Refused {
+                code: "limit_exceeded",
+                message,
+            },
+            _ => Self::Retry(message),
+        }
+    }
+}
+
+/// The server's own words, or why there are none.
+pub(super) fn words(error: &tokio_postgres::Error) -> String {
+    let Some(found) = error.as_db_error() else {
+        let cause = error.source().map(|cause| format!(": {cause}"));
+        return format!("{error}{}", cause.unwrap_or_default());
+    };
+    let detail = found.detail().map(|detail| format!(" ({detail})"));
+    format!("{}{}", found.message(), detail.unwrap_or_default())
+}

@@ -1,0 +1,388 @@
+//! Partitions by time: made ahead, made on demand for older events, dropped once all they hold is too old.
+//!
+//! ```text
+//!            retain.age, or 31 days                 now  next  next
+//!   default  |  made on demand                     |  made ahead  |  default
+//! ```
+//! What lies outside lands in the default partition, so that events of any time whatever make no partitions without end.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use jiff::civil;
+use serde::Deserialize;
+use telemetryx_common::Event;
+use tokio_postgres::types::Type;
+
+use super::connection::Connection;
+use super::encoding::{COLUMNS, micros};
+use super::failure::Failure;
+use super::{Settings, schema};
+use crate::clock;
+
+/// How far back partitions are made on demand where nothing says how long events are kept.
+const BACK: Duration = Duration::from_secs(31 * 24 * 60 * 60);
+/// Partitions made ahead, beside that of now.
+const AHEAD: usize = 2;
+/// Partitions made before one batch is stored; what the others would hold lands in the default partition.
+const AT_ONCE: usize = 4;
+/// How long none is made on demand after one could not be made.
+const PAUSE: Duration = Duration::from_secs(300);
+const HOUR: i64 = 3_600_000_000;
+const DAY: i64 = 24 * HOUR;
+
+/// What a partition holds.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum PartitionBy {
+    /// A day, in UTC.
+    #[default]
+    Day,
+    /// An hour.
+    Hour,
+    /// A month, in UTC.
+    Month,
+    /// There are none: one plain table.
+    None,
+}
+
+/// A range of time, in microseconds since 1970: from the first up to the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TimeRange {
+    pub(super) from: i64,
+    pub(super) to: i64,
+}
+
+impl TimeRange {
+    fn contains(self, at: i64) -> bool {
+        self.from <= at && at < self.to
+    }
+
+    fn overlaps(self, other: Self) -> bool {
+        self.from < other.to && other.from < self.to
+    }
+}
+
+impl PartitionBy {
+    /// The partition that holds this time; `None` if there are no partitions.
+    pub(super) fn range_of(self, at: i64) -> Option<TimeRange> {
+        let even = |length: i64| {
+            let from = at.div_euclid(length) * length;
+            TimeRange {
+                from,
+                to: from.saturating_add(length),
+            }
+        };
+        match self {
+            Self::Day => Some(even(DAY)),
+            Self::Hour => Some(even(HOUR)),
+            Self::Month => {
+                let first = date_of(at)?.first_of_month();
+                let next = first.checked_add(jiff::Span::new().months(1)).ok()?;
+                Some(TimeRange {
+                    from: micros_of(first)?,
+                    to: micros_of(next)?,
+                })
+            }
+            Self::None => None,
+        }
+    }
+
+    /// About how long a partition is.
+    pub(super) fn length(self) -> Option<Duration> {
+        let micros = match self {
+            Self::Day => DAY,
+            Self::Hour => HOUR,
+            Self::Month => 30 * DAY,
+            Self::None => return None,
+        };
+        Some(Duration::from_micros(micros.unsigned_abs()))
+    }
+
+    /// The end of a partition's name.
+    fn name_of(self, range: TimeRange) -> Option<String> {
+        let time = jiff::Timestamp::from_microsecond(range.from).ok()?;
+        let form = match self {
+            Self::Day => "_p%Y%m%d",
+            Self::Hour => "_p%Y%m%d%H",
+            Self::Month => "_p%Y%m",
+            Self::None => return None,
+        };
+        Some(time.strftime(form).to_string())
+    }
+}
+
+fn date_of(at: i64) -> Option<civil::Date> {
+    let time = jiff::Timestamp::from_microsecond(at).ok()?;
+    Some(jiff::tz::Offset::UTC.to_datetime(time).date())
+}
+
+fn micros_of(date: civil::Date) -> Option<i64> {
+    let time = jiff::tz::Offset::UTC
+        .to_timestamp(date.at(0, 0, 0, 0))
+        .ok()?;
+    Some(time.as_microsecond())
+}
+
+/// The partitions that are there, as far as this process knows.
+pub(super) struct Partitions {
+    /// In order.
+    known: Vec<TimeRange>,
+    /// When some may be made on demand again, after one could not be made.
+    not_before: Option<Instant>,
+}
+
+impl Partitions {
+    /// Asks the server which there are, and makes those of now and the near future.
+    pub(super) async fn load(
+        connection: &Connection,
+        settings: &Settings,
+    ) -> Result<Self, Failure> {
+        let mut this = Self {
+            known: ranges(connection, settings).await?,
+            not_before: None,
+        };
+        if this.make_ahead(connection, settings).await? {
+            this.known = ranges(connection, settings).await?;
+        }
+        Ok(this)
+    }
+
+    /// Makes the partitions of now and the near future that are missing. True if there is one more.
+    async fn make_ahead(
+        &self,
+        connection: &Connection,
+        settings: &Settings,
+    ) -> Result<bool, Failure> {
+        let mut at = micros(clock::now());
+        let mut made = false;
+        for _ in 0..=AHEAD {
+            let Some(range) = settings.partition.range_of(at) else {
+                break;
+            };
+            if !self.has(at) {
+                made |= make(connection, settings, range).await?;
+            }
+            at = range.to;
+        }
+        Ok(made)
+    }
+
+    fn has(&self, at: i64) -> bool {
+        self.range(at).is_some()
+    }
+
+    /// The partition that holds this time.
+    fn range(&self, at: i64) -> Option<TimeRange> {
+        let behind = self.known.partition_point(|range| range.from <= at);
+        let found = self.known[..behind].last().copied();
+        found.filter(|range| range.contains(at))
+    }
+
+    /// Makes what these events need and may have.
+    pub(super) async fn make_for(
+        &mut self,
+        connection: &Connection,
+        settings: &Settings,
+        events: &[Event<'_>],
+    ) -> Result<(), Failure> {
+        let missing = self.missing(settings, events, micros(clock::now()));
+        if missing.is_empty() || self.not_before.is_some_and(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        for range in missing.into_iter().rev().take(AT_ONCE) {
+            if !make(connection, settings, range).await? {
+                self.not_before = Some(Instant::now() + PAUSE);
+                break;
+            }
+        }
+        self.known = ranges(connection, settings).await?;
+        Ok(())
+    }
+
+    /// Ranges of partitions that these events should have and that are not there.
+    fn missing(&self, settings: &Settings, events: &[Event<'_>], now: i64) -> BTreeSet<TimeRange> {
+        let mut missing = BTreeSet::new();
+        if settings.partition == PartitionBy::None {
+            return missing;
+        }
+        let back = settings.retain.unwrap_or(BACK);
+        let oldest = now.saturating_sub_unsigned(back.as_micros() as u64);
+        // Events of a batch are mostly of one partition.
+        let mut last = TimeRange { from: 0, to: 0 };
+        for event in events {
+            let at = micros(event.ts);
+            if last.contains(at) {
+                continue;
+            }
+            let Some(range) = self.range(at).or_else(|| settings.partition.range_of(at)) else {
+                continue;
+            };
+            last = range;
+            let ahead = range
+                .to
+                .saturating_sub(range.from)
+                .saturating_mul(AHEAD as i64 + 1);
+            if !self.has(at) && at >= oldest && at < now.saturating_add(ahead) {
+                missing.insert(range);
+            }
+        }
+        missing
+    }
+}
+
+/// Makes one partition, with what the default partition holds of it. False if it could not be made: delivery goes on,
+/// into the default partition.
+async fn make(
+    connection: &Connection,
+    settings: &Settings,
+    range: TimeRange,
+) -> Result<bool, Failure> {
+    let Err(failure) = make_locked(connection, settings, range).await else {
+        return Ok(true);
+    };
+    connection.batch_execute("ROLLBACK").await?;
+    tracing::warn!(
+        table = settings.events,
+        from = time_text(range.from),
+        reason = %failure,
+        "a partition cannot be made; its events land in the default partition"
+    );
+    Ok(false)
+}
+
+async fn make_locked(
+    connection: &Connection,
+    settings: &Settings,
+    range: TimeRange,
+) -> Result<(), Failure> {
+    // Others wait behind who waits for a lock, and so does the batch.
+    let lock_ms = (settings.timeout / 8).as_millis().clamp(1, 2000);
+    connection
+        .batch_execute(&format!("BEGIN; SET LOCAL lock_timeout = {lock_ms}"))
+        .await?;
+    schema::lock(connection, settings).await?;
+    let there = ranges(connection, settings).await?;
+    if !there.iter().any(|other| other.overlaps(range)) {
+        connection
+            .batch_execute(&statements(settings, range)?)
+            .await?;
+    }
+    connection.batch_execute("COMMIT").await?;
+    Ok(())
+}
+
+/// What makes a partition. `ATTACH` lets others read and write the table meanwhile, where `CREATE … PARTITION OF` would
+/// not; only the default partition is locked.
+fn statements(settings: &Settings, range: TimeRange) -> Result<String, Failure> {
+    let unnamed = || Failure::Retry("no name for a partition".to_owned());
+    let name = settings.partition.name_of(range).ok_or_else(unnamed)?;
+    let part = settings.qualified(&settings.beside_name(&name));
+    let default = settings.qualified(&settings.beside_name("_default"));
+    let events = &settings.events;
+    let (from, to) = (time_text(range.from), time_text(range.to));
+    Ok(format!(
+        "LOCK TABLE {default} IN ACCESS EXCLUSIVE MODE;
+         CREATE TABLE {part} (LIKE {events} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE);
+         WITH moved AS (DELETE FROM {default} WHERE ts >= '{from}' AND ts < '{to}' RETURNING {COLUMNS})
+             INSERT INTO {part} ({COLUMNS}) SELECT {COLUMNS} FROM moved;
+         ALTER TABLE {events} ATTACH PARTITION {part} FOR VALUES FROM ('{from}') TO ('{to}')"
+    ))
+}
+
+/// As the server reads it.
+pub(super) fn time_text(micros: i64) -> String {
+    match jiff::Timestamp::from_microsecond(micros) {
+        Ok(time) => time.strftime("%Y-%m-%d %H:%M:%S%.f+00").to_string(),
+        Err(_) => "infinity".to_owned(),
+    }
+}
+
+/// Partitions with their names, in order; not the default one.
+pub(super) async fn named_ranges(
+    connection: &Connection,
+    settings: &Settings,
+) -> Result<Vec<(TimeRange, String)>, Failure> {
+    let bound = |which: &str| {
+        format!(
+            "(extract(epoch FROM (regexp_match(bound, '{which} \\(''([-0-9:. +]+)''\\)'))[1]::timestamptz) \
+             * 1000000)::bigint"
+        )
+    };
+    let sql = format!(
+        "SELECT part.oid::regclass::text, {}, {} FROM pg_inherits \
+         JOIN pg_class part ON part.oid = inhrelid, pg_get_expr(part.relpartbound, part.oid) bound \
+         WHERE inhparent = to_regclass($1) AND bound <> 'DEFAULT'",
+        bound("FROM"),
+        bound("TO")
+    );
+    let rows = connection
+        .query_typed(&sql, &[(&settings.events, Type::TEXT)])
+        .await?;
+    let mut found: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            // Somebody else's may be open at one end.
+            let from: Option<i64> = row.get(1);
+            let to: Option<i64> = row.get(2);
+            let range = TimeRange {
+                from: from.unwrap_or(i64::MIN),
+                to: to.unwrap_or(i64::MAX),
+            };
+            (range, row.get(0))
+        })
+        .collect();
+    found.sort_unstable();
+    Ok(found)
+}
+
+async fn ranges(connection: &Connection, settings: &Settings) -> Result<Vec<TimeRange>, Failure> {
+    let named = named_ranges(connection, settings).await?;
+    Ok(named.into_iter().map(|(range, _)| range).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(by: PartitionBy, at: &str) -> (String, String, String) {
+        let at: jiff::Timestamp = at.parse().unwrap();
+        let range = by.range_of(at.as_microsecond()).unwrap();
+        assert!(range.contains(at.as_microsecond()));
+        (
+            by.name_of(range).unwrap(),
+            time_text(range.from),
+            time_text(range.to),
+        )
+    }
+
+    #[test]
+    fn a_partition_is_an_hour_a_day_or_a_month_of_utc() {
+        let of = |name: &str, from: &str, to: &str| (name.into(), from.into(), to.into());
+        assert_eq!(
+            range(PartitionBy::Day, "2024-02-29T23:59:59.999999Z"),
+            of(
+                "_p20240229",
+                "2024-02-29 00:00:00+00",
+                "2024-03-01 00:00:00+00"
+            )
+        );
+        assert_eq!(
+            range(PartitionBy::Month, "2025-12-31T23:00:00Z"),
+            of(
+                "_p202512",
+                "2025-12-01 00:00:00+00",
+                "2026-01-01 00:00:00+00"
+            )
+        );
+        assert_eq!(
+            range(PartitionBy::Hour, "1969-12-31T23:30:00Z"),
+            of(
+                "_p1969123123",
+                "1969-12-31 23:00:00+00",
+                "1970-01-01 00:00:00+00"
+            )
+        );
+        assert_eq!(PartitionBy::None.range_of(0), None);
+    }
+}
