@@ -76,10 +76,12 @@ struct SourceCounts {
 }
 
 /// `GET /stats`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize)]
 pub struct Totals {
-    sources_count: usize,
-    events_count: u64,
+    /// Sources told apart, `(other)` too.
+    pub sources_count: u64,
+    /// Events.
+    pub events_count: u64,
 }
 
 /// `GET /stats/{source_id}`.
@@ -98,6 +100,61 @@ pub struct MinuteRate {
     minute: String,
     events: u64,
     types: BTreeMap<String, u64>,
+}
+
+impl SourceStats {
+    /// What is said of the source `name`; `numeric`: it is a number.
+    #[must_use]
+    pub fn new(
+        name: &str,
+        numeric: bool,
+        first: Timestamp,
+        last: Timestamp,
+        event_types: BTreeMap<String, u64>,
+    ) -> Self {
+        let number = if numeric {
+            name.parse::<u64>().ok()
+        } else {
+            None
+        };
+        Self {
+            source_id: number.map_or_else(|| name.into(), Value::from),
+            total_events: event_types.values().sum(),
+            first_event: first.to_string(),
+            last_event: last.to_string(),
+            event_types,
+        }
+    }
+}
+
+impl MinuteRate {
+    /// What is said of one minute since the Unix epoch.
+    #[must_use]
+    pub fn new(minute: i64, types: BTreeMap<String, u64>) -> Self {
+        Self {
+            minute: minute_start(minute).to_string(),
+            events: types.values().sum(),
+            types,
+        }
+    }
+}
+
+/// The minute since the Unix epoch in which `ts` is.
+#[must_use]
+pub fn minute_of(ts: Timestamp) -> i64 {
+    ts.unix_nanos().div_euclid(NANOS_PER_MINUTE)
+}
+
+/// The first moment of a minute since the Unix epoch.
+#[must_use]
+pub fn minute_start(minute: i64) -> Timestamp {
+    Timestamp::from_unix_nanos(minute.saturating_mul(NANOS_PER_MINUTE))
+}
+
+/// The last `minutes` minutes up to that of `now`, oldest first.
+pub fn minutes_up_to(now: Timestamp, minutes: usize) -> std::ops::RangeInclusive<i64> {
+    let last = minute_of(now);
+    last - i64::try_from(minutes).unwrap_or(i64::MAX) + 1..=last
 }
 
 impl Counters {
@@ -160,7 +217,7 @@ impl Counters {
     pub fn totals(&self) -> Totals {
         let counts = self.counts.lock();
         Totals {
-            sources_count: counts.sources.len(),
+            sources_count: counts.sources.len() as u64,
             events_count: counts.events,
         }
     }
@@ -170,39 +227,27 @@ impl Counters {
     pub fn source(&self, name: &str) -> Option<SourceStats> {
         let counts = self.counts.lock();
         let source = counts.sources.get(name)?;
-        let time = |nanos| Timestamp::from_unix_nanos(nanos).to_string();
-        let number = if source.numeric {
-            name.parse::<u64>().ok()
-        } else {
-            None
-        };
-        Some(SourceStats {
-            source_id: number.map_or_else(|| name.into(), Value::from),
-            total_events: source.types.iter().map(|(_, count)| count).sum(),
-            first_event: time(source.first),
-            last_event: time(source.last),
-            event_types: counts.by_type(&source.types, None),
-        })
+        Some(SourceStats::new(
+            name,
+            source.numeric,
+            Timestamp::from_unix_nanos(source.first),
+            Timestamp::from_unix_nanos(source.last),
+            counts.by_type(&source.types, None),
+        ))
     }
 
     /// Events accepted in each of the last `minutes` minutes up to `now`, oldest first, of one type or of all.
     #[must_use]
     pub fn rates(&self, now: Timestamp, minutes: usize, only: Option<&str>) -> Vec<MinuteRate> {
         let counts = self.counts.lock();
-        let last = now.unix_nanos().div_euclid(NANOS_PER_MINUTE);
-        let first = last - i64::try_from(minutes).unwrap_or(i64::MAX) + 1;
-        (first..=last)
+        minutes_up_to(now, minutes)
             .map(|minute| {
                 let types = counts
                     .minutes
                     .get(&minute)
                     .map(|types| counts.by_type(types, only))
                     .unwrap_or_default();
-                MinuteRate {
-                    minute: Timestamp::from_unix_nanos(minute * NANOS_PER_MINUTE).to_string(),
-                    events: types.values().sum(),
-                    types,
-                }
+                MinuteRate::new(minute, types)
             })
             .collect()
     }
@@ -267,7 +312,7 @@ impl Counts {
         source.first = source.first.min(ts);
         source.last = source.last.max(ts);
         let mut added = bump(&mut source.types, place, other);
-        let minute = event.received_at.unix_nanos().div_euclid(NANOS_PER_MINUTE);
+        let minute = minute_of(event.received_at);
         added += bump(self.minutes.entry(minute).or_default(), place, other);
         self.bytes += added * COUNT_BYTES;
     }

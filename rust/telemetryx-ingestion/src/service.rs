@@ -24,7 +24,7 @@ use crate::journal::{BatchLimit, EmbeddedJournal, Journal};
 use crate::observe::{DoorBooks, Metrics, OverloadLog, WebhookCounts};
 use crate::plugin::PluginError;
 use crate::processors::{self, EventProcessor};
-use crate::query::Query;
+use crate::query::{CountedBy, Query};
 use crate::redrive;
 use crate::route::{Route, RouteSettings};
 use crate::sinks::{self, Sink, SinkContext};
@@ -307,7 +307,12 @@ impl Service {
             routes: routes.iter().map(Route::handle).collect(),
             door: Arc::clone(&books),
             control: control.clone(),
-            counters: named(&config.query.counters_from).and_then(Route::counters),
+            counters: named(&config.query.counters_from).and_then(|route| {
+                Some(CountedBy {
+                    store: route.counters()?,
+                    route: route.handle(),
+                })
+            }),
             store: named(&config.query.events_from).and_then(|route| route.sink().events()),
             admin: AdminGate::new(&config.admin),
             metrics: Arc::clone(&metrics),

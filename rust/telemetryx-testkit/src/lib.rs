@@ -7,6 +7,7 @@
 //! | `frames.rs` | the same over framed TCP |
 //! | `h2.rs` | the same over HTTP/2, frame by frame |
 //! | `postgres.rs` | a real PostgreSQL server, which can be killed and hung |
+//! | `redis.rs` | starts, kills, hangs, restarts a real Redis; a connection to it |
 //! | `tmpfs.rs` | a small disk that can be filled up |
 //! | `eventually.rs` | waits for a condition in place of sleeping |
 //! | `seed.rs` | a seed that is printed and can be given again, and random numbers from it |
@@ -37,6 +38,7 @@ mod frames;
 mod h2;
 mod http;
 mod postgres;
+mod redis;
 mod seed;
 mod service;
 mod tmpfs;
@@ -46,6 +48,7 @@ pub use frames::{FrameConnection, frame};
 pub use h2::{H2Connection, ReadWrite, h2_frame};
 pub use http::{Connection, Response};
 pub use postgres::Postgres;
+pub use redis::{RedisAnswer, RedisConnection, RedisServer};
 pub use seed::TestSeed;
 pub use service::{Exit, Service, ServiceBuilder, StartError, free_port};
 pub use tmpfs::SmallDisk;

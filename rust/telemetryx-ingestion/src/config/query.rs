@@ -19,7 +19,7 @@ pub struct QueryConfig {
 
     /// Route whose counters answer `/stats` and `/stats/rates`.
     ///
-    /// Its sink or one of its processors must count, as the sink `stats` and the processor `Stats` do. Empty, and no route named `stats` with such a sink: both are off.
+    /// Its sink or one of its processors must count, as the sinks `stats` and `redis` and the processor `Stats` do. Empty, and no route named `stats` with such a sink: both are off.
     ///
     /// Default: `stats`.
     #[serde(skip_serializing_if = "Option::is_none")]

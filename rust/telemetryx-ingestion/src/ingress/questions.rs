@@ -49,6 +49,8 @@ pub struct Questions {
     body_timeout: Duration,
     /// Those who show nothing of themselves.
     anybody: Queue,
+    /// Those who ask for counts, which may be elsewhere.
+    counts: Queue,
     /// Those who have shown that they may: strangers do not stand before them.
     operators: Queue,
     readers: Arc<Semaphore>,
@@ -87,6 +89,7 @@ impl Questions {
             runtime,
             body_timeout: config.body_timeout.into(),
             anybody: Queue::new(),
+            counts: Queue::new(),
             operators: Queue::new(),
             readers: Arc::new(Semaphore::new(READERS_MAX)),
         }
@@ -126,23 +129,31 @@ impl Questions {
                 };
                 self.compute(&self.anybody, metrics).await
             }
-            (Endpoint::Status, _) => self.ask(|query| Ok(query::status(query))).await,
-            (Endpoint::Ledger, _) => self.ask(|query| Ok(query::ledger(query))).await,
-            (Endpoint::Stats, "/stats") => self.ask(query::totals).await,
+            (Endpoint::Status, _) => {
+                let status = |query: &Query| Ok(query::status(query));
+                self.ask(&self.anybody, status).await
+            }
+            (Endpoint::Ledger, _) => {
+                let ledger = |query: &Query| Ok(query::ledger(query));
+                self.ask(&self.anybody, ledger).await
+            }
+            (Endpoint::Stats, "/stats") => self.ask(&self.counts, query::totals).await,
             (Endpoint::Stats, "/stats/rates") => {
                 let rates = move |query: &Query| {
                     let rates = query::rates(query, &parameters)?;
                     Ok(answer::bytes(StatusCode::OK, "application/json", rates))
                 };
-                self.compute(&self.anybody, rates).await
+                self.compute(&self.counts, rates).await
             }
             (Endpoint::Stats, path) => {
                 let source = decoded(path, "/stats/")?;
-                self.ask(move |query| query::source(query, &source)).await
+                let answer = move |query: &Query| query::source(query, &source);
+                self.ask(&self.counts, answer).await
             }
             (Endpoint::Receipts, path) => {
                 let receipt = decoded(path, "/receipts/")?;
-                self.ask(move |query| query::receipt(query, &receipt)).await
+                let answer = move |query: &Query| query::receipt(query, &receipt);
+                self.ask(&self.anybody, answer).await
             }
             (Endpoint::Events, _) => {
                 query.admin.check(request.headers(), request.uri(), peer)?;
@@ -170,13 +181,14 @@ impl Questions {
         }
     }
 
-    /// A question that anybody may ask, with a JSON value as answer.
+    /// A question with a JSON value as answer.
     async fn ask(
         &self,
+        queue: &Queue,
         answer: impl FnOnce(&Query) -> Result<Value, Refusal> + Send + 'static,
     ) -> Result<Answer, Refusal> {
         let value = |query: &Query| Ok(answer::value(StatusCode::OK, &answer(query)?));
-        self.compute(&self.anybody, value).await
+        self.compute(queue, value).await
     }
 
     /// Computes an answer when its turn has come. A client that goes away in the meantime keeps its turn until it is there.

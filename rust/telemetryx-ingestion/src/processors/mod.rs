@@ -10,13 +10,15 @@
 //! | `stats.rs` | `Stats`: counts what passes, for `/stats` |
 //! | `window.rs` | `Window`: tumbling windows, emitted as events of their own |
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use serde_json::Value;
 use telemetryx_common::Timestamp;
 
 use crate::config::PluginConfig;
-use crate::counters::Counters;
 use crate::plugin::{self, PluginError};
+use crate::query::CounterStore;
 use crate::route::EventBatch;
 
 mod enrich;
@@ -99,7 +101,7 @@ pub trait EventProcessor: Send + Sync {
     }
 
     /// The counters it keeps, if it is one that answers `/stats`.
-    fn counters(&self) -> Option<Counters> {
+    fn counters(&self) -> Option<Arc<dyn CounterStore>> {
         None
     }
 }

@@ -3,7 +3,7 @@
 //! | file | endpoint |
 //! | --- | --- |
 //! | `events.rs` | `/events`, and [`EventStore`], which a sink implements to answer it |
-//! | `stats.rs` | `/stats`, `/stats/{source_id}`, `/stats/rates` |
+//! | `stats.rs` | `/stats`, `/stats/{source_id}`, `/stats/rates`, and [`CounterStore`], which a sink implements to answer them |
 //! | `receipt.rs` | `/receipts/{receipt}`, and what a receipt is |
 //! | `ledger.rs` | `/ledger` |
 //! | `status.rs` | `/status`, `/health` |
@@ -27,7 +27,6 @@ use telemetryx_common::Timestamp;
 
 use crate::admission::AdminGate;
 use crate::control::Control;
-use crate::counters::Counters;
 use crate::intake::Intake;
 use crate::journal::Journal;
 use crate::observe::{CertificateStates, DoorBooks, Metrics};
@@ -36,7 +35,7 @@ use crate::route::RouteHandle;
 pub use events::{Cursor, EventPage, EventQuery, EventStore, StoreError, events};
 pub use ledger::ledger;
 pub use receipt::{Receipt, receipt};
-pub use stats::{rates, source, totals};
+pub use stats::{CountedBy, CounterStore, rates, source, totals};
 pub use status::{health, metrics, status};
 
 /// What questions are answered from; made once by `service`.
@@ -50,7 +49,7 @@ pub struct Query {
     /// Dead letters and replays.
     pub control: Control,
     /// Answers `/stats`, if a route does.
-    pub counters: Option<Counters>,
+    pub counters: Option<CountedBy>,
     /// Answers `/events`, if a route does.
     pub store: Option<Arc<dyn EventStore>>,
     /// Who may see stored events.

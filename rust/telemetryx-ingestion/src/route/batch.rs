@@ -18,8 +18,17 @@ pub enum Cause {
     Journal(Stretch),
     /// An operator wants events delivered again, wherever the route is.
     Replay,
-    /// An operator sends one dead letter again, the one with this number; numbers are not used twice.
-    Redrive(i64),
+    /// An operator sends this dead letter again.
+    Redrive(Letter),
+}
+
+/// Which dead letter it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Letter {
+    /// The log beside which it is kept.
+    pub log: u128,
+    /// Its number there, which is not used twice.
+    pub number: i64,
 }
 
 /// A part of a log: everything from one offset up to another, whether or not the route wants all of it.

@@ -30,7 +30,7 @@ mod runner;
 mod shared_sink;
 mod under_way;
 
-pub use batch::{Cause, EventBatch, Origin, Stretch};
+pub use batch::{Cause, EventBatch, Letter, Origin, Stretch};
 pub use books::{Books, RouteHandle, RouteStatus, SinkHealth};
 pub use commit::saved_books;
 pub use filter::RouteFilter;

@@ -7,7 +7,7 @@ use telemetryx_common::wire;
 
 use super::runner::{Route, RouteError};
 use super::shared_sink::Delivered;
-use super::{Cause, EventBatch};
+use super::{Cause, EventBatch, Letter};
 use crate::clock;
 use crate::control::Kept;
 use crate::sinks::DeliverError;
@@ -85,7 +85,10 @@ async fn send(route: &Route, letter: &Kept) -> Result<bool, DeliverError> {
             message,
         }])
     };
-    let mut batch = EventBatch::new(Cause::Redrive(letter.id), clock::now());
+    let log = route.journal.identity();
+    let number = letter.id;
+    let cause = Cause::Redrive(Letter { log, number });
+    let mut batch = EventBatch::new(cause, clock::now());
     for event in wire::events(&letter.body) {
         let event = event.map_err(|error| rejected("unreadable", error.to_string()))?;
         batch.push(letter.offset.unwrap_or_default(), event);

@@ -26,10 +26,10 @@ use super::{Cause, Origin, RouteFilter};
 use crate::clock;
 use crate::config::{BreakerConfig, FilterConfig, RetryConfig};
 use crate::control::{Control, DeadLetter, Stage};
-use crate::counters::Counters;
 use crate::journal::{BatchLimit, Delivery, DeliveryId, Journal, JournalError, Subscription};
 use crate::observe::{Metrics, dead_letters};
 use crate::processors::EventProcessor;
+use crate::query::CounterStore;
 use crate::sinks::{RejectedBySink, Sink};
 
 /// When dead letters are tried again that the sink could not take.
@@ -169,7 +169,7 @@ impl Route {
 
     /// The counters that its sink or one of its processors keeps.
     #[must_use]
-    pub fn counters(&self) -> Option<Counters> {
+    pub fn counters(&self) -> Option<Arc<dyn CounterStore>> {
         self.sink()
             .counters()
             .or_else(|| self.processors().find_map(EventProcessor::counters))

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `lines.rs` | `file`, `stdout`: NDJSON |
 //! | `postgres/` | `postgres`: raw events in a table, answers `/events` |
+//! | `redis/` | `redis`: counters in Redis, answers `/stats` |
 //! | `sqlite/` | `sqlite`: raw events in a file, answers `/events` |
 //! | `stats.rs` | `stats`: counters in memory, saved with the route's cursor, answers `/stats` |
 //! | `secret.rs`, `tls.rs` | what sinks that reach a server share: secrets from files, TLS |
@@ -17,13 +18,13 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::config::SinkConfig;
-use crate::counters::Counters;
 use crate::plugin::{self, PluginError};
-use crate::query::EventStore;
+use crate::query::{CounterStore, EventStore};
 use crate::route::EventBatch;
 
 mod lines;
 mod postgres;
+mod redis;
 mod secret;
 mod sqlite;
 mod stats;
@@ -121,7 +122,7 @@ pub trait Sink: Send + Sync {
     }
 
     /// The counters it keeps, if it can answer `/stats`.
-    fn counters(&self) -> Option<Counters> {
+    fn counters(&self) -> Option<Arc<dyn CounterStore>> {
         None
     }
 

@@ -1,6 +1,7 @@
 //! `stats`: counts events in memory; the counts are saved in one step with the route's cursor, so they are exact across
 //! kills. Answers `/stats`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,6 +10,7 @@ use serde_json::Value;
 use super::{DeliverError, Sink, SinkContext, SinkFactory};
 use crate::counters::{Counters, CountersLimits};
 use crate::plugin::{PluginError, settings};
+use crate::query::CounterStore;
 use crate::route::EventBatch;
 
 struct StatsSink {
@@ -58,7 +60,7 @@ impl Sink for StatsSink {
         Some("the `stats` sink counts: delivered again, events would be counted twice")
     }
 
-    fn counters(&self) -> Option<Counters> {
-        Some(self.counters.clone())
+    fn counters(&self) -> Option<Arc<dyn CounterStore>> {
+        Some(Arc::new(self.counters.clone()))
     }
 }
