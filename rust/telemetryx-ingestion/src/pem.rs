@@ -31,6 +31,16 @@ pub(crate) fn authorities(file: &Path) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
+/// The authorities that this machine trusts.
+pub(crate) fn system_authorities() -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    match roots.add_parsable_certificates(found.certs).0 {
+        0 => Err("this machine has no certificates of authorities".to_owned()),
+        _ => Ok(roots),
+    }
+}
+
 /// The private key of a file.
 pub(crate) fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
     // The parser's own words could show a part of the key.

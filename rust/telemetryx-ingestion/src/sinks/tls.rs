@@ -2,21 +2,15 @@
 //!
 //! The destination's certificate is always verified, with its name.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 
+use crate::pem;
 use crate::plugin::PluginError;
-
-/// How much of a file is read.
-const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// The files that `tls` names.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
@@ -46,9 +40,8 @@ impl TlsFiles {
         match (&self.cert_file, &self.key_file) {
             (None, None) => Ok(builder.with_no_client_auth()),
             (Some(cert), Some(key)) => {
-                let cert = certificates("cert_file", cert)?;
-                let key = PrivateKeyDer::from_pem_slice(&read("key_file", key)?)
-                    .map_err(|error| unusable("key_file", key, &error))?;
+                let cert = pem::certificates(cert).map_err(|why| unusable("cert_file", &why))?;
+                let key = pem::private_key(key).map_err(|why| unusable("key_file", &why))?;
                 builder.with_client_auth_cert(cert, key).map_err(wrong)
             }
             _ => Err(PluginError::Settings(
@@ -58,52 +51,22 @@ impl TlsFiles {
     }
 
     fn roots(&self) -> Result<RootCertStore, PluginError> {
-        let mut roots = RootCertStore::empty();
         match &self.ca_file {
-            Some(path) => {
-                for authority in certificates("ca_file", path)? {
-                    roots
-                        .add(authority)
-                        .map_err(|error| unusable("ca_file", path, &error))?;
-                }
-            }
-            None => {
-                let found = rustls_native_certs::load_native_certs();
-                if roots.add_parsable_certificates(found.certs).0 == 0 {
-                    return Err(PluginError::Unavailable(
-                        "this machine has no certificates of authorities: set `tls.ca_file`"
-                            .to_owned(),
-                    ));
-                }
-            }
+            Some(file) => pem::authorities(file).map_err(|why| unusable("ca_file", &why)),
+            None => pem::system_authorities()
+                .map_err(|why| PluginError::Unavailable(format!("{why}: set `tls.ca_file`"))),
         }
-        Ok(roots)
     }
 }
 
-fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, PluginError> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(key, path)?).collect();
-    let found = found.map_err(|error| unusable(key, path, &error))?;
-    match found.is_empty() {
-        false => Ok(found),
-        true => Err(unusable(key, path, &"it holds no certificate in PEM")),
-    }
-}
-
-fn read(key: &str, path: &Path) -> Result<Vec<u8>, PluginError> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes))
-        .map_err(|error| unusable(key, path, &error))?;
-    Ok(bytes)
-}
-
-fn unusable(key: &str, path: &Path, error: &dyn std::fmt::Display) -> PluginError {
-    PluginError::Unavailable(format!("`tls.{key}`: {}: {error}", path.display()))
+fn unusable(key: &str, why: &str) -> PluginError {
+    PluginError::Unavailable(format!("`tls.{key}`: {why}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn refused(files: &TlsFiles) -> String {
@@ -119,8 +82,11 @@ mod tests {
             ca_file: Some(ca.into()),
             ..TlsFiles::default()
         };
-        assert!(refused(&with_ca(Path::new("/no/such"))).starts_with("`tls.ca_file`: /no/such: "));
-        assert!(refused(&with_ca(&empty)).ends_with("it holds no certificate in PEM"));
+        assert!(
+            refused(&with_ca(Path::new("/no/such")))
+                .starts_with("`tls.ca_file`: `/no/such` cannot")
+        );
+        assert!(refused(&with_ca(&empty)).ends_with("holds no certificate"));
 
         let authority = folder.path().join("ca.pem");
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
