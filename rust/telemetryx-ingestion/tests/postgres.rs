@@ -489,7 +489,7 @@ fn check_names_each_wrong_key_and_shows_no_password() {
         ),
         (
             &format!("{url}, tls: {{ ca_file: /no/such }}"),
-            "`tls.ca_file`: /no/such",
+            "`tls.ca_file`: `/no/such`",
         ),
         (&format!("{url}, tabel: x"), "unknown field `tabel`"),
         (&format!("{url}, partition: week"), "week"),
