@@ -243,6 +243,7 @@ impl Service {
                     kind: route.sink.kind.clone(),
                     filter: route.filter.clone(),
                     limit: plugins.limit,
+                    batches_max: config.processing.queue_max_depth as usize,
                     in_flight: route.in_flight as usize,
                     retry: route.retry.clone(),
                     breaker: route.breaker.clone(),

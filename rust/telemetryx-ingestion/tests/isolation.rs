@@ -6,7 +6,7 @@ mod support;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{Load, SOON, assert_books_balance, metric, start};
+use support::{Load, SOON, assert_books_balance, events, log_line, metric, start};
 use telemetryx_testkit::{Service, eventually};
 
 /// A service with three routes, of which `bad` cannot deliver while `blocked` is a directory.
@@ -71,6 +71,40 @@ fn broken_sink_delays_neither_other_routes_nor_the_door_and_recovers_by_itself()
     });
     assert_eq!(metric(&service, "route_breaker_open{route=\"bad\"}"), 0.0);
     assert!(service.log().contains("the sink is back"));
+}
+
+#[test]
+fn route_whose_sink_takes_nothing_stops_reading_at_the_depth_that_is_set_and_says_so_once() {
+    let scratch = tempfile::tempdir().unwrap();
+    let blocked = scratch.path().join("bad.db");
+    std::fs::create_dir(&blocked).unwrap();
+    let service = start(&format!(
+        "processing: {{ queue_max_depth: 3 }}
+routes: [ {{ name: bad, sink: {{ kind: sqlite, path: {blocked:?} }}, batch: {{ max_events: 10 }},
+              retry: {{ initial: 5ms, max: 50ms }}, breaker: {{ open_for: 100ms }} }} ]
+query: {{ events_from: bad }}"
+    ));
+    let ids: Vec<_> = (0..100).map(|index| format!("p{index}")).collect();
+    let posted = events(ids.iter().map(String::as_str));
+    service.post_json("/ingest", posted).expect_status(202);
+    let paused = log_line(&service, "processing_paused");
+    assert_eq!(
+        (&paused["reason"], &paused["route"], &paused["batches"]),
+        (&"buffer_full".into(), &"bad".into(), &3.into())
+    );
+    std::fs::remove_dir(&blocked).unwrap();
+    eventually(SOON, "all of it is delivered", || {
+        route(&service, "bad")["lag_events"] == 0
+    });
+    assert_eq!(
+        assert_books_balance(&service)["routes"]["bad"]["delivered"],
+        100
+    );
+    let overload = service.get("/status").json()["overload"].clone();
+    assert_eq!(overload["processing_paused"]["count"], 1, "{overload}");
+    eventually(SOON, "it says that it reads on", || {
+        service.log().contains("reading goes on")
+    });
 }
 
 #[test]

@@ -139,7 +139,7 @@ impl Journal for EmbeddedJournal {
             reader,
             queue: VecDeque::new(),
             under_way: Delivery::at(position.get()),
-            flush_at: None,
+            waiting_since: None,
         }))
     }
 
@@ -245,7 +245,8 @@ struct EmbeddedSubscription {
     queue: VecDeque<Entry>,
     /// Taken, not yet handed out: kept here so that `next` may be cancelled while it waits for more.
     under_way: Delivery,
-    flush_at: Option<Instant>,
+    /// Since when it waits there.
+    waiting_since: Option<Instant>,
 }
 
 #[async_trait]
@@ -269,9 +270,7 @@ impl Subscription for EmbeddedSubscription {
                 more.await.map_err(|_| JournalError::Closed)?;
                 continue;
             }
-            let flush_at = *self
-                .flush_at
-                .get_or_insert_with(|| Instant::now() + limit.wait);
+            let flush_at = *self.waiting_since.get_or_insert_with(Instant::now) + limit.wait;
             if tokio::time::timeout_at(flush_at.into(), more)
                 .await
                 .is_ok_and(|more| more.is_ok())
@@ -306,7 +305,7 @@ impl Subscription for EmbeddedSubscription {
 
 impl EmbeddedSubscription {
     fn hand_out(&mut self) -> Delivery {
-        self.flush_at = None;
+        self.waiting_since = None;
         let next = Delivery::at(self.under_way.end);
         std::mem::replace(&mut self.under_way, next)
     }

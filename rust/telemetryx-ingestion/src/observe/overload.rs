@@ -100,15 +100,21 @@ impl OverloadLog {
         }
     }
 
-    /// How often each kind came since the start, and when last; `batch_persist_failed` is what the routes count, with the
-    /// newest error.
+    /// How often each kind came since the start, and when last; the routes count how often they `paused`, and
+    /// `batch_persist_failed`, with the newest error.
     #[must_use]
-    pub fn shown(&self, batch_persist_failed: Counted, error: Option<&str>) -> Value {
+    pub fn shown(
+        &self,
+        mut paused: Counted,
+        batch_persist_failed: Counted,
+        error: Option<&str>,
+    ) -> Value {
+        paused.add(self.buffer_full.counted());
         json!({
             "rate_limited": self.rate_limited.counted().shown(Some("limit_exceeded")),
             "queue_saturated": self.queue_saturated.counted().shown(Some("queue_full_reject")),
             "load_shedding": self.load_shedding.counted().shown(Some("queue_full_drop_or_sample")),
-            "processing_paused": self.buffer_full.counted().shown(Some("buffer_full")),
+            "processing_paused": paused.shown(Some("buffer_full")),
             "batch_persist_failed": batch_persist_failed.shown(error),
         })
     }

@@ -59,14 +59,16 @@ pub fn status(of: &Query) -> Value {
 /// The log events of overload: how often since the start, and when last.
 fn overload(of: &Query) -> Value {
     let mut failed = Counted::default();
+    let mut paused = Counted::default();
     let mut error = None;
     for status in of.routes.iter().map(|route| route.status()) {
         if status.batches_failed.last > failed.last {
             error = status.sink.last_error;
         }
         failed.add(status.batches_failed);
+        paused.add(status.pauses);
     }
-    of.intake.overload.shown(failed, error.as_deref())
+    of.intake.overload.shown(paused, failed, error.as_deref())
 }
 
 /// How many clients have a bucket of their own now, and what all buckets take; `null` if no limiter is on.

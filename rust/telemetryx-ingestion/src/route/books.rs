@@ -75,6 +75,8 @@ pub struct RouteStatus {
     pub waiting_since: Option<Timestamp>,
     /// Attempts to hand a batch to the sink that failed, since the start.
     pub batches_failed: Counted,
+    /// How often it stopped reading for a time since its memory was full.
+    pub pauses: Counted,
 }
 
 /// Others' view of a running route; a cheap clone.
@@ -114,6 +116,7 @@ impl RouteHandle {
             sink,
             waiting_since: None,
             batches_failed: Counted::default(),
+            pauses: Counted::default(),
         };
         Self {
             shared: Arc::new(Shared {
@@ -199,6 +202,23 @@ impl RouteHandle {
 
     pub(super) fn waiting_since(&self, accepted: Option<Timestamp>) {
         self.shared.status.lock().waiting_since = accepted;
+    }
+
+    /// Its memory is full and its sink takes nothing: it stopped reading.
+    pub(super) fn paused(&self, batches: usize) {
+        self.shared.status.lock().pauses.tick();
+        tracing::warn!(
+            event = "processing_paused",
+            reason = "buffer_full",
+            route = self.name(),
+            batches,
+            "the sink takes nothing: reading stops until it does"
+        );
+    }
+
+    /// What it had read is delivered: it reads on.
+    pub(super) fn resumed(&self) {
+        tracing::info!(route = self.name(), "reading goes on");
     }
 
     pub(super) fn sink_is_up(&self) {

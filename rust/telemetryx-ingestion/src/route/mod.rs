@@ -24,6 +24,7 @@ mod commit;
 mod delivering;
 mod filter;
 mod pipeline;
+mod read_ahead;
 mod redrive;
 mod replay;
 mod runner;

@@ -18,6 +18,7 @@ use super::breaker::Breaker;
 use super::commit::{COMMIT_EVERY, CommitPace, NEVER, Saved};
 use super::delivering::{Deliverer, Stopped};
 use super::pipeline::{Pipeline, Refused, Step};
+use super::read_ahead::ReadAhead;
 use super::redrive::{self, Redriven};
 use super::replay::Replayer;
 use super::shared_sink::SharedSink;
@@ -67,6 +68,8 @@ pub struct RouteSettings {
     pub filter: FilterConfig,
     /// When a batch is full.
     pub limit: BatchLimit,
+    /// Most batches in memory at a time, the one under way included.
+    pub batches_max: usize,
     /// Parts of a batch that are delivered at the same time.
     pub in_flight: usize,
     /// How it tries again.
@@ -81,6 +84,7 @@ pub struct Route {
     pub(super) control: Control,
     pub(super) metrics: Arc<Metrics>,
     pub(super) limit: BatchLimit,
+    batches_max: usize,
     pub(super) pipeline: Pipeline,
     pub(super) deliverer: Deliverer,
     pub(super) handle: RouteHandle,
@@ -126,6 +130,7 @@ impl Route {
             control,
             metrics,
             limit: settings.limit,
+            batches_max: settings.batches_max,
             pipeline: Pipeline {
                 filter,
                 steps: steps.collect(),
@@ -271,10 +276,12 @@ impl Route {
         let mut changes = self.control.changes();
         changes.mark_changed();
         let mut commit = CommitPace::new(&*subscription);
+        let mut ahead = ReadAhead::new(self.limit, self.batches_max);
         self.redrive_at = None;
         let mut asking = true;
         loop {
-            let idle = !subscription.has_more() && !self.pipeline.has_output();
+            let has_more = ahead.has_more(&*subscription);
+            let idle = !has_more && !self.pipeline.has_output();
             if self.redrive_in().is_zero() {
                 self.redrive(&mut commit).await?;
             }
@@ -290,7 +297,7 @@ impl Route {
             if drain.is_cancelled() && idle {
                 break;
             }
-            if self.pipeline.has_output() && !subscription.has_more() {
+            if self.pipeline.has_output() && !has_more {
                 let nothing = Delivery::at(subscription.position());
                 if self.handle_batch(nothing).await?.is_given_back() {
                     return Ok(());
@@ -308,8 +315,14 @@ impl Route {
                     self.redrive(&mut commit).await?;
                 }
                 () = drain.cancelled(), if idle => {}
-                delivery = subscription.next(self.limit) => {
-                    if self.handle_batch(delivery?).await?.is_given_back() {
+                delivery = ahead.next(&mut *subscription, &self.handle) => {
+                    let handle = self.handle.clone();
+                    let handled = tokio::select! {
+                        biased;
+                        handled = self.handle_batch(delivery?) => handled?,
+                        never = ahead.fill(&mut *subscription, &handle) => match never {},
+                    };
+                    if handled.is_given_back() {
                         return Ok(());
                     }
                 }
