@@ -7,6 +7,7 @@
 //! | `frames.rs` | the same over framed TCP |
 //! | `h2.rs` | the same over HTTP/2, frame by frame |
 //! | `postgres.rs` | a real PostgreSQL server, which can be killed and hung |
+//! | `proxy.rs` | a bad network before a server: cut, hung, slow, garbage |
 //! | `redis.rs` | starts, kills, hangs, restarts a real Redis; a connection to it |
 //! | `tmpfs.rs` | a small disk that can be filled up |
 //! | `eventually.rs` | waits for a condition in place of sleeping |
@@ -38,6 +39,7 @@ mod frames;
 mod h2;
 mod http;
 mod postgres;
+mod proxy;
 mod redis;
 mod seed;
 mod service;
@@ -48,6 +50,7 @@ pub use frames::{FrameConnection, frame};
 pub use h2::{H2Connection, ReadWrite, h2_frame};
 pub use http::{Connection, Response};
 pub use postgres::Postgres;
+pub use proxy::Proxy;
 pub use redis::{RedisAnswer, RedisConnection, RedisServer};
 pub use seed::TestSeed;
 pub use service::{Exit, Service, ServiceBuilder, StartError, free_port};
