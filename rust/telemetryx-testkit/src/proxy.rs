@@ -176,7 +176,9 @@ impl Shared {
     fn answer(&self, mut client: TcpStream, answer: &[u8]) {
         let mut buffer = [0; BUFFER_BYTES];
         client.set_read_timeout(Some(Duration::from_secs(1))).ok();
-        client.read(&mut buffer).ok();
+        if client.read(&mut buffer).is_err() {
+            return;
+        }
         client.write_all(answer).ok();
         client.shutdown(Shutdown::Write).ok();
         // An end with bytes unread would be a reset, and take the answer with it.

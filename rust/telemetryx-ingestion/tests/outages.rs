@@ -1,0 +1,177 @@
+//! Every trouble that a sink's server and the network can make, with the real servers: each ends with every accepted
+//! event there once, no other route waits, and it is named in `/health`, `/status`, the metrics and one line of the log.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use support::outages::{Outages, Trouble};
+use support::{SOON, service, start};
+use telemetryx_testkit::{Postgres, Proxy, RedisAnswer, RedisServer, SmallDisk, eventually};
+
+#[test]
+fn postgres() {
+    let mut postgres = Postgres::start_with(&["max_wal_size=64MB"], |_| {});
+    let disk = SmallDisk::of_kib(16 << 10);
+    postgres.give(disk.path());
+    postgres.sql(&format!(
+        "CREATE TABLESPACE small LOCATION '{}'",
+        disk.path().display()
+    ));
+    postgres.sql("CREATE ROLE writer LOGIN; GRANT ALL ON SCHEMA public TO writer; GRANT CREATE ON TABLESPACE small TO writer");
+    postgres.sql("ALTER ROLE writer SET default_tablespace = small");
+    let proxy = Proxy::start(postgres.port());
+    let url = format!("postgres://writer@{}/postgres", proxy.address());
+    let config = Outages::config(&format!("kind: postgres, url: '{url}', timeout: 300ms"));
+    let service = service().config(&config).start();
+    let outages = Outages::of(&service);
+    let sql = |sql: &'static str| postgres.sql(sql);
+    // Sessions that are there keep what was set when they began.
+    let reload = |setting: &'static str| {
+        move || {
+            sql(setting);
+            sql("SELECT pg_reload_conf()");
+            sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'writer'");
+        }
+    };
+    let filled = std::cell::RefCell::new(None);
+    let mut troubles = Trouble::of_the_network(&proxy, "no answer within 300ms", "");
+    troubles.extend([
+        Trouble::new(
+            "hung server",
+            "no answer within 300ms",
+            || postgres.hang(),
+            || postgres.go_on(),
+        ),
+        Trouble::new(
+            "read-only",
+            "read-only transaction",
+            reload("ALTER ROLE writer SET default_transaction_read_only = on"),
+            reload("ALTER ROLE writer RESET default_transaction_read_only"),
+        ),
+        Trouble::new(
+            "may not log in",
+            "not permitted to log in",
+            reload("ALTER ROLE writer NOLOGIN"),
+            reload("ALTER ROLE writer LOGIN"),
+        ),
+        Trouble::new(
+            "column gone",
+            "payload",
+            reload("ALTER TABLE events RENAME COLUMN payload TO gone"),
+            reload("ALTER TABLE events RENAME COLUMN gone TO payload"),
+        ),
+        Trouble::new(
+            "table gone",
+            "events",
+            reload("ALTER TABLE events RENAME TO gone"),
+            reload("ALTER TABLE gone RENAME TO events"),
+        ),
+        Trouble::new(
+            "disk full",
+            "No space left on device",
+            || {
+                *filled.borrow_mut() = Some(disk.fill());
+                // What the tables have room for is not refused.
+                eventually(SOON, "the disk is full", || {
+                    outages.post(500);
+                    service.get("/health").json()["routes"]["outlet"]["state"] == "down"
+                });
+            },
+            || std::fs::remove_file(filled.take().unwrap()).unwrap(),
+        ),
+    ]);
+    outages.go_through(&troubles);
+    drop(troubles);
+
+    postgres.kill();
+    outages.post(200);
+    postgres.restart();
+    outages.wait_until_delivered("killed");
+    let stored = postgres.sql("SELECT id FROM events ORDER BY id COLLATE \"C\"");
+    assert!(stored.lines().eq(outages.ids()), "each is there once");
+}
+
+#[test]
+fn redis() {
+    let mut redis = RedisServer::start();
+    let proxy = Proxy::start(redis.port());
+    let url = format!("redis://{}", proxy.address());
+    let service = start(&Outages::config(&format!(
+        "kind: redis, url: '{url}', timeout: 300ms"
+    )));
+    let outages = Outages::of(&service);
+    let server = &redis;
+    let ask = |command: &'static [&'static str]| move || drop(redis_ok(server, command));
+    let mut troubles = Trouble::of_the_network(&proxy, "300ms", "");
+    troubles.extend([
+        Trouble::new("hung server", "300ms", || redis.hang(), || redis.go_on()),
+        Trouble::new(
+            "out of memory",
+            "maxmemory",
+            ask(&["CONFIG", "SET", "maxmemory", "1"]),
+            ask(&["CONFIG", "SET", "maxmemory", "0"]),
+        ),
+        Trouble::new(
+            "too few replicas",
+            "NOREPLICAS",
+            ask(&["CONFIG", "SET", "min-replicas-to-write", "1"]),
+            ask(&["CONFIG", "SET", "min-replicas-to-write", "0"]),
+        ),
+        Trouble::new(
+            "a replica now",
+            "read only",
+            ask(&["REPLICAOF", "127.0.0.1", "1"]),
+            ask(&["REPLICAOF", "NO", "ONE"]),
+        ),
+        Trouble::new(
+            "a key of another kind",
+            "WRONGTYPE",
+            || {
+                redis_ok(&redis, &["RENAME", "{telemetryx}:types", "kept"]);
+                redis_ok(&redis, &["SET", "{telemetryx}:types", "text"]);
+            },
+            ask(&["RENAME", "kept", "{telemetryx}:types"]),
+        ),
+        Trouble::new(
+            "password",
+            "uthentication",
+            || {
+                redis_ok(
+                    &redis,
+                    &[
+                        "ACL", "SETUSER", "boss", "on", "nopass", "~*", "&*", "+@all",
+                    ],
+                );
+                redis_ok(&redis, &["ACL", "SETUSER", "default", "off"]);
+                proxy.cut();
+            },
+            || {
+                let mut boss = redis.connect();
+                assert_eq!(
+                    boss.ask(&["AUTH", "boss", "any"]),
+                    RedisAnswer::Text("OK".to_owned())
+                );
+                boss.ask(&["ACL", "SETUSER", "default", "on"]);
+            },
+        ),
+    ]);
+    outages.go_through(&troubles);
+    drop(troubles);
+
+    redis.kill();
+    outages.post(200);
+    redis.restart();
+    outages.wait_until_delivered("killed");
+    let counted = redis.ask(&["HGET", "{telemetryx}:totals", "events"]);
+    assert_eq!(counted.text(), outages.ids().len().to_string());
+}
+
+#[track_caller]
+fn redis_ok(redis: &RedisServer, command: &[&str]) -> RedisAnswer {
+    let answer = redis.ask(command);
+    assert!(
+        !matches!(answer, RedisAnswer::Error(_)),
+        "{command:?}: {answer:?}"
+    );
+    answer
+}
