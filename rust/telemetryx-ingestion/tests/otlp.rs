@@ -6,9 +6,8 @@ mod support;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine;
@@ -18,6 +17,7 @@ use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequ
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;
 use serde_json::{Value, json};
+use support::python::{program, python};
 use support::{Load, SOON, assert_books_balance, metric, service, settle};
 use telemetryx_testkit::{Service, SmallDisk, eventually};
 
@@ -38,9 +38,14 @@ impl Sdk {
             "grpc" => service.otlp_grpc_address(),
             _ => service.otlp_http_address(),
         };
-        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/otlp_sdk.py");
+        let program = program("otlp_sdk.py");
         let mut child = Command::new(python())
-            .args([program, what, transport, &format!("http://{endpoint}")])
+            .args([
+                program.as_str(),
+                what,
+                transport,
+                &format!("http://{endpoint}"),
+            ])
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -102,21 +107,6 @@ impl Drop for Sdk {
         self.child.kill().ok();
         self.child.wait().ok();
     }
-}
-
-/// The Python with the SDK; made on first use.
-fn python() -> PathBuf {
-    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    let python = PYTHON.get_or_init(|| {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/python-env");
-        let made = Command::new(script)
-            .stderr(Stdio::inherit())
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "scripts/python-env failed");
-        String::from_utf8(made.stdout).unwrap().trim().into()
-    });
-    python.clone()
 }
 
 fn events(service: &Service) -> Vec<Value> {

@@ -73,9 +73,12 @@ impl Deliverer {
                         }
                         break;
                     }
+                    let now = Instant::now();
+                    let asked = self.sink.get().not_before();
                     let pause = self
                         .pause(failures)
-                        .max(self.breaker.closed_in(Instant::now()));
+                        .max(self.breaker.closed_in(now))
+                        .max(asked.map_or(Duration::ZERO, |at| at.saturating_duration_since(now)));
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
                         () = self.stop.cancelled() => return Err(Stopped),

@@ -3,12 +3,14 @@
 //!
 //! | file | kind |
 //! | --- | --- |
+//! | `http.rs` | `http`: NDJSON or JSON to a URL, signed |
 //! | `lines.rs` | `file`, `stdout`: NDJSON |
 //! | `postgres/` | `postgres`: raw events in a table, answers `/events` |
 //! | `redis/` | `redis`: counters in Redis, answers `/stats` |
 //! | `sqlite/` | `sqlite`: raw events in a file, answers `/events` |
 //! | `stats.rs` | `stats`: counters in memory, saved with the route's cursor, answers `/stats` |
 //! | `secret.rs`, `tls.rs` | what sinks that reach a server share: secrets from files, TLS |
+//! | `web.rs` | what sinks over HTTP share: the client, and what answers mean |
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use crate::plugin::{self, PluginError};
 use crate::query::{CounterStore, EventStore};
 use crate::route::EventBatch;
 
+mod http;
 mod lines;
 mod postgres;
 mod redis;
@@ -29,6 +32,7 @@ mod secret;
 mod sqlite;
 mod stats;
 mod tls;
+mod web;
 
 /// Why a batch was not delivered.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +90,11 @@ pub trait Sink: Send + Sync {
     /// full. `None`: it keeps nothing. While it does, nothing of it counts as delivered and the route's position stays;
     /// then the route calls [`flush`](Self::flush) and commits.
     fn keeps_until(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Until when the destination asked to be left alone, after an error. The route waits that long before it tries again.
+    fn not_before(&self) -> Option<Instant> {
         None
     }
 

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 
 pub(crate) mod outages;
+pub(crate) mod python;
+pub(crate) mod receiver;
 pub(crate) mod webhooks;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
