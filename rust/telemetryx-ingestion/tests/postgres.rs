@@ -12,6 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use certificates::Authority;
 use serde_json::{Value, json};
+use support::kills::kill_under_load;
 use support::{
     Load, SOON, TS, assert_answer, assert_books_balance, error, service, settle, stored,
 };
@@ -249,14 +250,7 @@ fn a_server_that_is_killed_or_hangs_delays_its_route_and_loses_nothing() {
 fn a_service_that_is_killed_in_the_middle_goes_on_without_gap_or_double() {
     let postgres = Postgres::start();
     let mut service = start(&postgres, "");
-    let mut all = support::Tally::default();
-    for round in 0..3 {
-        let load = Load::start(&service, &format!("round-{round}"), 2, 50, 200);
-        load.wait_for(2000);
-        service.kill();
-        all.add(load.stop());
-        service.restart();
-    }
+    let all = kill_under_load(&mut service);
     all.assert_kept(&service);
     assert_eq!(count(&postgres), stored(&service).len() as u64);
 }
