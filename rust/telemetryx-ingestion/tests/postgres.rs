@@ -227,19 +227,19 @@ fn a_server_that_is_killed_or_hangs_delays_its_route_and_loses_nothing() {
     eventually(SOON, "there is a table", || {
         postgres.try_sql("TABLE events").is_ok()
     });
-    let load = Load::start(&service, "load", 2, 50, 200);
-    load.wait_for(1000);
+    let load = Load::start(&service, "load", 1, 10, 200);
+    load.wait_for(200);
     postgres.kill();
-    load.wait_for(2000);
+    load.wait_for(200);
     assert_down(&service, "onnect");
     postgres.restart();
-    load.wait_for(1000);
+    load.wait_for(200);
     postgres.hang();
-    load.wait_for(1000);
+    load.wait_for(200);
     assert_down(&service, "within 2s");
     assert_eq!(service.get("/events").status, 503);
     postgres.go_on();
-    load.wait_for(1000);
+    load.wait_for(200);
     let tally = load.stop();
     tally.assert_kept(&service);
     assert_eq!(count(&postgres), stored(&service).len() as u64);

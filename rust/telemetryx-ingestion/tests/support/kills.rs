@@ -18,8 +18,8 @@ pub(crate) fn kill_under_load(service: &mut Service) -> Tally {
     let mut seed = TestSeed::new();
     let mut all = Tally::default();
     for kill in 0..kills {
-        let load = Load::start(service, &format!("kill-{kill}"), 2, 20, 50);
-        load.wait_for(200);
+        let load = Load::start(service, &format!("kill-{kill}"), 2, 5, 50);
+        load.wait_for(100);
         // No wait for anything: any moment is a good one.
         std::thread::sleep(Duration::from_micros(seed.below(50_000)));
         service.kill();
