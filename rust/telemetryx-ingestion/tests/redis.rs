@@ -192,21 +192,23 @@ fn kills_of_the_service_under_load_count_each_event_once() {
 fn redis_killed_and_restarted_under_load_loses_no_count_and_the_door_stays_open() {
     let mut redis = RedisServer::start();
     let service = start(&config(&redis, ""));
-    let load = Load::start(&service, "r", 2, 40, 20);
+    let load = Load::start(&service, "r", 1, 20, 20);
     for _ in 0..2 {
-        load.wait_for(2_000);
+        load.wait_for(1_000);
         redis.kill();
-        load.wait_for(2_000);
+        load.wait_for(1_000);
         let known = eventually_some(SOON, "`/stats` says that it is behind", || {
             let stats = stats(&service);
-            (stats["behind"]["events"].as_u64()? > 1_000).then_some(stats)
+            (stats["behind"]["events"].as_u64()? > 500).then_some(stats)
         });
         assert!(
             known["events_count"].as_u64().unwrap() > 0,
             "the last known: {known}"
         );
         assert!(known["behind"]["since"].as_str().unwrap().ends_with('Z'));
-        assert_eq!(health(&service)["routes"]["stats"]["state"], "down");
+        eventually(SOON, "/health says it too", || {
+            health(&service)["routes"]["stats"]["state"] == "down"
+        });
         assert_eq!(service.get("/stats/r-0").status, 503);
         assert_eq!(service.get("/stats/rates").status, 503);
         redis.restart();
