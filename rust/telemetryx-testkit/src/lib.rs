@@ -6,6 +6,7 @@
 //! | `http.rs` | a blocking HTTP/1.1 connection: requests as a client sends them, or any bytes at all |
 //! | `frames.rs` | the same over framed TCP |
 //! | `h2.rs` | the same over HTTP/2, frame by frame |
+//! | `kafka.rs` | a real Apache Kafka, one broker or several, which can be killed and hung; its topics |
 //! | `postgres.rs` | a real PostgreSQL server, which can be killed and hung |
 //! | `proxy.rs` | a bad network before a server: cut, hung, slow, garbage |
 //! | `redis.rs` | starts, kills, hangs, restarts a real Redis; a connection to it |
@@ -38,6 +39,7 @@ mod eventually;
 mod frames;
 mod h2;
 mod http;
+mod kafka;
 mod postgres;
 mod proxy;
 mod redis;
@@ -49,6 +51,7 @@ pub use eventually::{eventually, eventually_some};
 pub use frames::{FrameConnection, frame};
 pub use h2::{H2Connection, ReadWrite, h2_frame};
 pub use http::{Connection, Response};
+pub use kafka::{Kafka, KafkaBuilder, KafkaMessage};
 pub use postgres::Postgres;
 pub use proxy::Proxy;
 pub use redis::{RedisAnswer, RedisConnection, RedisServer};

@@ -1,0 +1,554 @@
+//! A real Apache Kafka, one broker or several, as child processes, each on ports and a directory of its own.
+//!
+//! What `scripts/install-servers` has put under the build directory is what runs here. Topics are made by name; what is
+//! in one is read with librdkafka's consumer.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::eventually::eventually;
+use crate::proxy::Proxy;
+use crate::service::free_port;
+
+const READY_WAIT_MAX: Duration = Duration::from_secs(60);
+/// No answer within this time fails the test.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(20);
+/// How much of the log is shown when a broker does not start.
+const LOG_TAIL_BYTES: usize = 3000;
+
+/// How a cluster is to be started.
+#[derive(Debug)]
+pub struct KafkaBuilder {
+    brokers: usize,
+    properties: Vec<String>,
+    proxied: bool,
+}
+
+impl KafkaBuilder {
+    /// Several brokers; a topic has a replica on each, and two must have what is acknowledged.
+    #[must_use]
+    pub fn brokers(mut self, brokers: usize) -> Self {
+        self.brokers = brokers;
+        self
+    }
+
+    /// A line of `server.properties`, over those that are there.
+    #[must_use]
+    pub fn property(mut self, line: &str) -> Self {
+        self.properties.push(line.to_owned());
+        self
+    }
+
+    /// With a proxy before each broker, which is where clients are told to come to.
+    #[must_use]
+    pub fn proxied(mut self) -> Self {
+        self.proxied = true;
+        self
+    }
+
+    /// Starts it and waits until it answers.
+    ///
+    /// # Panics
+    /// If it does not; the message shows the end of a log.
+    #[track_caller]
+    pub fn start(self) -> Kafka {
+        let folder = tempfile::Builder::new()
+            .prefix("telemetryx-kafka-")
+            .tempdir()
+            .expect("a temporary directory can be made");
+        let nodes: Vec<_> = (0..self.brokers)
+            .map(|_| {
+                let port = free_port();
+                Node {
+                    port,
+                    direct_port: free_port(),
+                    controller_port: free_port(),
+                    proxy: self.proxied.then(|| Proxy::start(port)),
+                    child: None,
+                }
+            })
+            .collect();
+        let mut kafka = Kafka { folder, nodes };
+        for node in 0..self.brokers {
+            kafka.prepare(node, &self);
+            kafka.run(node);
+        }
+        kafka.wait_until_ready();
+        kafka
+    }
+}
+
+/// Running (or killed, or hung) brokers. Dropping them kills them and removes what they kept.
+#[derive(Debug)]
+pub struct Kafka {
+    folder: TempDir,
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug)]
+struct Node {
+    /// For clients.
+    port: u16,
+    /// For other brokers, and for what tests ask: never over a proxy, and open to all.
+    direct_port: u16,
+    controller_port: u16,
+    proxy: Option<Proxy>,
+    child: Option<Child>,
+}
+
+impl Node {
+    fn advertised(&self) -> u16 {
+        self.proxy.as_ref().map_or(self.port, Proxy::port)
+    }
+}
+
+/// A message as it is in a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaMessage {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset there.
+    pub offset: i64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Vec<u8>,
+    /// Its headers, as text.
+    pub headers: Vec<(String, String)>,
+    /// Milliseconds since 1970, as its producer said.
+    pub timestamp: Option<i64>,
+}
+
+impl KafkaMessage {
+    /// The header of that name.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[track_caller]
+    pub fn header(&self, name: &str) -> &str {
+        let found = self.headers.iter().find(|(have, _)| have == name);
+        &found
+            .unwrap_or_else(|| panic!("no header `{name}`: {self:?}"))
+            .1
+    }
+}
+
+impl Kafka {
+    /// Starts one broker, which makes a topic of 12 partitions when one is first named.
+    ///
+    /// # Panics
+    /// If Kafka is not there (`scripts/install-servers`) or does not start.
+    #[track_caller]
+    pub fn start() -> Self {
+        Self::builder().start()
+    }
+
+    /// To start other than one broker with the usual settings.
+    pub fn builder() -> KafkaBuilder {
+        KafkaBuilder {
+            brokers: 1,
+            properties: Vec::new(),
+            proxied: false,
+        }
+    }
+
+    /// Where clients connect to: `127.0.0.1:<port>`, of several with commas between them. The same after a restart.
+    pub fn brokers(&self) -> String {
+        let each = self
+            .nodes
+            .iter()
+            .map(|node| format!("127.0.0.1:{}", node.advertised()));
+        each.collect::<Vec<_>>().join(",")
+    }
+
+    /// The proxy before a broker.
+    ///
+    /// # Panics
+    /// If it was started without [`KafkaBuilder::proxied`].
+    #[track_caller]
+    pub fn proxy(&self, broker: usize) -> &Proxy {
+        self.nodes[broker]
+            .proxy
+            .as_ref()
+            .expect("it was built with proxies")
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    #[track_caller]
+    pub fn kill(&mut self, broker: usize) {
+        let mut child = self.nodes[broker]
+            .child
+            .take()
+            .expect("the broker is running");
+        child.kill().expect("the broker can be killed");
+        child.wait().expect("the broker can be waited for");
+    }
+
+    /// Starts it again where it was, and waits until all answer.
+    #[track_caller]
+    pub fn restart(&mut self, broker: usize) {
+        if self.nodes[broker].child.is_some() {
+            self.kill(broker);
+        }
+        self.run(broker);
+        self.wait_until_ready();
+    }
+
+    /// SIGTERM: it hands over what it leads, and ends.
+    #[track_caller]
+    pub fn terminate(&mut self, broker: usize) {
+        self.signal(broker, Signal::TERM);
+        let mut child = self.nodes[broker]
+            .child
+            .take()
+            .expect("the broker is running");
+        child.wait().expect("the broker can be waited for");
+    }
+
+    /// SIGSTOP: connections stay open, and nothing answers.
+    #[track_caller]
+    pub fn hang(&self, broker: usize) {
+        self.signal(broker, Signal::STOP);
+    }
+
+    /// SIGCONT.
+    #[track_caller]
+    pub fn go_on(&self, broker: usize) {
+        self.signal(broker, Signal::CONT);
+    }
+
+    /// What a broker has written.
+    pub fn log(&self, broker: usize) -> String {
+        let bytes = std::fs::read(self.path(broker, "log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Makes a topic; `settings` as `max.message.bytes`.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[track_caller]
+    pub fn create_topic(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
+        let replicas = TopicReplication::Fixed(self.nodes.len() as i32);
+        let topic = settings.iter().fold(
+            NewTopic::new(name, partitions, replicas),
+            |topic, (key, value)| topic.set(key, value),
+        );
+        self.administer(async |admin, options| {
+            let made = admin.create_topics([&topic], options).await?;
+            made.into_iter().for_each(|one| {
+                one.expect("the topic can be made");
+            });
+            Ok(())
+        });
+        // Known to all brokers.
+        eventually(ANSWER_WAIT_MAX, "the topic is there", || {
+            let consumer = self.consumer();
+            let found = consumer.fetch_metadata(Some(name), ANSWER_WAIT_MAX);
+            found.is_ok_and(|found| {
+                let topic = &found.topics()[0];
+                topic.partitions().len() == partitions as usize
+                    && topic.partitions().iter().all(|part| part.leader() >= 0)
+            })
+        });
+    }
+
+    /// Removes a topic.
+    #[track_caller]
+    pub fn delete_topic(&self, name: &str) {
+        self.administer(async |admin, options| {
+            admin.delete_topics(&[name], options).await.map(drop)
+        });
+    }
+
+    /// Every message that is in a topic now, partition by partition in order.
+    ///
+    /// # Panics
+    /// If it cannot be read.
+    #[track_caller]
+    pub fn messages(&self, topic: &str) -> Vec<KafkaMessage> {
+        let consumer = self.consumer();
+        let mut found = None;
+        eventually(ANSWER_WAIT_MAX, "each partition has a leader", || {
+            let asked = consumer.fetch_metadata(Some(topic), ANSWER_WAIT_MAX);
+            let metadata = found.insert(asked.expect("the broker answers"));
+            let parts = metadata.topics()[0].partitions();
+            !parts.is_empty() && parts.iter().all(|part| part.leader() >= 0)
+        });
+        let metadata = found.expect("it was asked");
+        let mut ends = BTreeMap::new();
+        let mut list = TopicPartitionList::new();
+        for part in metadata.topics()[0].partitions() {
+            let (low, high) = consumer
+                .fetch_watermarks(topic, part.id(), ANSWER_WAIT_MAX)
+                .expect("the broker answers");
+            if low < high {
+                ends.insert(part.id(), high);
+                let from = Offset::Offset(low);
+                list.add_partition_offset(topic, part.id(), from)
+                    .expect("an offset that there is");
+            }
+        }
+        consumer.assign(&list).expect("partitions can be assigned");
+        let (mut messages, begun) = (Vec::new(), Instant::now());
+        while !ends.is_empty() {
+            assert!(
+                begun.elapsed() < READY_WAIT_MAX,
+                "`{topic}` cannot be read to its end"
+            );
+            let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
+                continue;
+            };
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let headers = message.headers().into_iter().flat_map(|all| {
+                all.iter()
+                    .map(|one| (one.key.to_owned(), text(one.value.unwrap_or_default())))
+                    .collect::<Vec<_>>()
+            });
+            messages.push(KafkaMessage {
+                partition: message.partition(),
+                offset: message.offset(),
+                key: message.key().map(<[u8]>::to_vec),
+                value: message.payload().unwrap_or_default().to_vec(),
+                headers: headers.collect(),
+                timestamp: message.timestamp().to_millis(),
+            });
+            if ends
+                .get(&message.partition())
+                .is_some_and(|end| message.offset() + 1 >= *end)
+            {
+                ends.remove(&message.partition());
+            }
+        }
+        messages.sort_by_key(|message| (message.partition, message.offset));
+        messages
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut client = ClientConfig::new();
+        let running = self.nodes.iter().filter(|node| node.child.is_some());
+        let direct: Vec<_> = running
+            .map(|node| format!("127.0.0.1:{}", node.direct_port))
+            .collect();
+        client
+            .set("bootstrap.servers", direct.join(","))
+            .set_log_level(RDKafkaLogLevel::Critical);
+        client
+    }
+
+    fn consumer(&self) -> BaseConsumer {
+        let mut client = self.client();
+        client
+            .set("group.id", "tests")
+            .set("enable.auto.commit", "false")
+            .set("fetch.wait.max.ms", "10")
+            .set("auto.offset.reset", "error");
+        client.create().expect("the consumer's settings are right")
+    }
+
+    #[track_caller]
+    fn administer(
+        &self,
+        work: impl AsyncFnOnce(
+            &AdminClient<DefaultClientContext>,
+            &AdminOptions,
+        ) -> Result<(), rdkafka::error::KafkaError>,
+    ) {
+        let admin = self.client().create().expect("the settings are right");
+        let options = AdminOptions::new()
+            .operation_timeout(Some(ANSWER_WAIT_MAX))
+            .request_timeout(Some(ANSWER_WAIT_MAX));
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime can be made")
+            .block_on(work(&admin, &options))
+            .expect("the broker does it");
+    }
+
+    fn path(&self, node: usize, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{node}-{name}"))
+    }
+
+    /// A formatted directory and the settings.
+    fn prepare(&self, node: usize, builder: &KafkaBuilder) {
+        let data = self.path(node, "data");
+        std::fs::create_dir(&data).expect("a directory can be made");
+        let formatted = installed().join("formatted");
+        std::fs::copy(
+            formatted.join("bootstrap.checkpoint"),
+            data.join("bootstrap.checkpoint"),
+        )
+        .expect("Kafka is installed (scripts/install-servers)");
+        let id = node + 1;
+        // 16 bytes as base64 for each.
+        let meta = format!(
+            "version=1\ncluster.id=MkU3OEVBNTcwNTJENDM2Qk\nnode.id={id}\ndirectory.id=rnLgVykk4jFlTsdQoy{id:02}XA\n"
+        );
+        std::fs::write(data.join("meta.properties"), meta).expect("a file can be written");
+
+        let all = self.nodes.len();
+        let this = &self.nodes[node];
+        let voters = self.nodes.iter().zip(1..);
+        let voters: Vec<_> = voters
+            .map(|(node, id)| format!("{id}@127.0.0.1:{}", node.controller_port))
+            .collect();
+        let least = if all > 2 { 2 } else { 1 };
+        let mut text = format!(
+            "process.roles=broker,controller
+node.id={id}
+controller.quorum.voters={voters}
+listeners=CLIENTS://127.0.0.1:{port},DIRECT://127.0.0.1:{direct},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=CLIENTS://127.0.0.1:{advertised},DIRECT://127.0.0.1:{direct}
+inter.broker.listener.name=DIRECT
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=CLIENTS:PLAINTEXT,DIRECT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={data}
+num.partitions=12
+default.replication.factor={all}
+min.insync.replicas={least}
+offsets.topic.replication.factor={all}
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor={all}
+transaction.state.log.min.isr={least}
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor={all}
+share.coordinator.state.topic.min.isr={least}
+group.initial.rebalance.delay.ms=0
+num.network.threads={threads}
+num.io.threads=2
+broker.session.timeout.ms={session}
+broker.heartbeat.interval.ms={heartbeat}
+controller.quorum.election.timeout.ms=500
+controller.quorum.fetch.timeout.ms=1500
+",
+            voters = voters.join(","),
+            port = this.port,
+            controller = this.controller_port,
+            direct = this.direct_port,
+            advertised = this.advertised(),
+            data = data.display(),
+            threads = if all > 1 { 1 } else { 2 },
+            // A killed broker is refused until its session ends.
+            session = if all > 1 { 3000 } else { 1500 },
+            heartbeat = if all > 1 { 500 } else { 300 },
+        );
+        for line in &builder.properties {
+            let name = line.split('=').next().unwrap_or_default();
+            text = text
+                .lines()
+                .filter(|have| have.split('=').next() != Some(name))
+                .map(|have| format!("{have}\n"))
+                .collect();
+            text.push_str(line);
+            text.push('\n');
+        }
+        std::fs::write(self.path(node, "properties"), text).expect("a file can be written");
+    }
+
+    fn run(&mut self, node: usize) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.path(node, "log"))
+            .expect("the log can be opened");
+        let errors = log.try_clone().expect("a file can be used twice");
+        let installed = installed();
+        let child = Command::new("java")
+            .args(["-Xms64m", "-Xmx384m", "-XX:+UseSerialGC"])
+            .arg("-XX:TieredStopAtLevel=1")
+            .arg(format!(
+                "-XX:SharedArchiveFile={}",
+                installed.join("classes.jsa").display()
+            ))
+            .arg("-cp")
+            .arg(installed.join("libs/*"))
+            .arg("kafka.Kafka")
+            .arg(self.path(node, "properties"))
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .spawn()
+            .expect("there is a `java` (scripts/install-servers)");
+        self.nodes[node].child = Some(child);
+    }
+
+    /// Each broker that runs answers, and knows of the others that run.
+    #[track_caller]
+    fn wait_until_ready(&mut self) {
+        let begun = Instant::now();
+        let running = self
+            .nodes
+            .iter()
+            .filter(|node| node.child.is_some())
+            .count();
+        for node in 0..self.nodes.len() {
+            let mut client = self.client();
+            let direct = self.nodes[node].direct_port;
+            client.set("bootstrap.servers", format!("127.0.0.1:{direct}"));
+            let Some(child) = self.nodes[node].child.as_mut() else {
+                continue;
+            };
+            let consumer: BaseConsumer = client.create().expect("the settings are right");
+            loop {
+                let found = consumer.fetch_metadata(None, Duration::from_millis(500));
+                if found.is_ok_and(|found| found.brokers().len() >= running) {
+                    break;
+                }
+                let ended = child.try_wait().expect("the broker can be waited for");
+                if ended.is_some() || begun.elapsed() > READY_WAIT_MAX {
+                    let log = std::fs::read(self.folder.path().join(format!("{node}-log")));
+                    let log = log.unwrap_or_default();
+                    let tail = &log[log.len().saturating_sub(LOG_TAIL_BYTES)..];
+                    panic!(
+                        "Kafka does not start; the end of its log:\n{}",
+                        String::from_utf8_lossy(tail)
+                    );
+                }
+            }
+        }
+    }
+
+    #[track_caller]
+    fn signal(&self, broker: usize, signal: Signal) {
+        let child = self.nodes[broker]
+            .child
+            .as_ref()
+            .expect("the broker is running");
+        let pid = Pid::from_raw(child.id().cast_signed()).expect("a pid is not 0");
+        kill_process(pid, signal).expect("the broker can be signalled");
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            if let Some(mut child) = node.child.take() {
+                // SIGKILL ends a stopped process too.
+                let _gone = child.kill().and_then(|()| child.wait());
+            }
+        }
+    }
+}
+
+/// Where `scripts/install-servers` puts it.
+fn installed() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    let folder = workspace.join(target).join("tools/kafka");
+    // As the class archive knows it.
+    folder
+        .canonicalize()
+        .expect("Kafka is installed (scripts/install-servers)")
+}
