@@ -198,3 +198,61 @@ class Postgres:
         self.sql(f"DROP SCHEMA {again} CASCADE")
         rows.unlink()
         return took
+
+
+class Kafka:
+    """An Apache Kafka of one's own in a fresh directory: one broker, topics of 12 partitions. Killed, and its directory
+    removed, at the end of the block."""
+
+    def __init__(self):
+        self.tools, self.process = TARGET / "tools" / "kafka", None
+        if not (self.tools / "pom.xml").exists():
+            raise RuntimeError("Kafka is not installed: run scripts/install-servers")
+        SCRATCH.mkdir(parents=True, exist_ok=True)
+        self.dir = SCRATCH / f"kafka-{os.getpid()}-{time.monotonic_ns()}"
+        self.port, self.controller_port = free_ports(2)
+        self.address = f"127.0.0.1:{self.port}"
+
+    def __enter__(self):
+        shutil.copytree(self.tools / "formatted", self.dir / "data")
+        settings = ["process.roles=broker,controller", "node.id=1", f"log.dirs={self.dir / 'data'}", "num.partitions=12",
+                    f"controller.quorum.voters=1@127.0.0.1:{self.controller_port}", "controller.listener.names=CONTROLLER",
+                    f"listeners=PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{self.controller_port}",
+                    "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+                    "transaction.state.log.replication.factor=1", "transaction.state.log.min.isr=1"]
+        (self.dir / "properties").write_text("\n".join(settings))
+        with open(self.dir / "log", "ab") as log:
+            self.process = subprocess.Popen(["java", "-Xmx1g", "-cp", self.tools / "libs" / "*", "kafka.Kafka",
+                                             self.dir / "properties"], stdout=log, stderr=log)
+        begun = time.monotonic()
+        while "Kafka Server started" not in (self.dir / "log").read_text(errors="replace"):
+            if self.process.poll() is not None or time.monotonic() - begun > 60:
+                self.__exit__()
+                raise RuntimeError("Kafka did not start")
+            time.sleep(0.05)
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def topic_bytes(self, topic):
+        return sum(file.stat().st_size for file in (self.dir / "data").glob(f"{topic}-*/*.log"))
+
+    def perf_test(self, topic, records, size, compression):
+        """Records a second that Kafka's own tool sends: so many, so large, lines of JSON as events are."""
+        lines = self.dir / "lines"
+        with open(lines, "w") as out:
+            for number in range(10_000):
+                head = (f'{{"id":"run-{number:012}","ts":"2026-11-21T08:41:15.{number % 1000:03}Z","type":"type-{number % 5:04}",'
+                        f'"source":"source-{number % 1000:06}","payload":{{"temperature":21.5,"unit":"C","note":"')
+                out.write(head.ljust(size - 3, "x") + '"}}\n')
+        done = subprocess.run(
+            ["java", "-Xmx512m", "-cp", self.tools / "libs" / "*", "org.apache.kafka.tools.ProducerPerformance",
+             "--bootstrap-server", self.address, "--topic", topic, "--num-records", str(records), "--throughput", "-1",
+             "--payload-file", lines, "--command-property", "acks=all", "enable.idempotence=true",
+             f"compression.type={compression}"],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+        last = [line for line in done.stdout.splitlines() if "records sent" in line][-1]
+        return float(last.split(" records/sec")[0].split()[-1])

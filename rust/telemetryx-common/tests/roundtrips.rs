@@ -101,6 +101,11 @@ proptest! {
         }
         let theirs = v1::EventBatch { events: events.iter().map(to_prost).collect() };
         prop_assert_eq!(&stored, &theirs.encode_to_vec());
+        for event in &events {
+            let mut alone = Vec::new();
+            wire::encode_message(event, &mut alone);
+            prop_assert_eq!(alone, to_prost(event).encode_to_vec());
+        }
 
         let read: Result<Vec<_>, _> = wire::events(&stored).collect();
         let mut read = read.unwrap();

@@ -6,7 +6,7 @@ mod support;
 
 use support::outages::{Outages, Trouble};
 use support::{SOON, service, start};
-use telemetryx_testkit::{Postgres, Proxy, RedisAnswer, RedisServer, SmallDisk, eventually};
+use telemetryx_testkit::{Kafka, Postgres, Proxy, RedisAnswer, RedisServer, SmallDisk, eventually};
 
 #[test]
 fn postgres() {
@@ -164,6 +164,39 @@ fn redis() {
     outages.wait_until_delivered("killed");
     let counted = redis.ask(&["HGET", "{telemetryx}:totals", "events"]);
     assert_eq!(counted.text(), outages.ids().len().to_string());
+}
+
+#[test]
+fn kafka() {
+    let mut kafka = Kafka::builder().proxied().start();
+    kafka.create_topic("outages", 4, &[]);
+    let sink = format!(
+        "kind: kafka, brokers: '{}', topic: outages, timeout: 300ms",
+        kafka.brokers()
+    );
+    let service = start(&Outages::config(&sink));
+    let outages = Outages::of(&service);
+    let mut troubles = Trouble::of_the_network(kafka.proxy(0), "no answer within 300ms", "");
+    troubles.push(Trouble::new(
+        "hung server",
+        "no answer within 300ms",
+        || kafka.hang(0),
+        || kafka.go_on(0),
+    ));
+    outages.go_through(&troubles);
+    drop(troubles);
+
+    kafka.kill(0);
+    outages.post(200);
+    kafka.restart(0);
+    outages.wait_until_delivered("killed");
+    let messages = kafka.messages("outages");
+    let mut ids: Vec<_> = messages
+        .iter()
+        .map(|message| message.header("id"))
+        .collect();
+    ids.sort_unstable();
+    assert_eq!(ids, outages.ids(), "each is there once");
 }
 
 #[track_caller]

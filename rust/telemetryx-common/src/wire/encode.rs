@@ -29,7 +29,17 @@ pub fn encode_event(event: &Event<'_>, id: &str, out: &mut Vec<u8>) {
     out.reserve(length + 11);
     out.push(BATCH_EVENT);
     put_varint(length as u64, out);
+    put_message(event, id, out);
+}
 
+/// Appends the event as a message of its own: the bytes that [`encode_event`] puts behind tag and length.
+pub fn encode_message(event: &Event<'_>, out: &mut Vec<u8>) {
+    out.reserve(message_length(event, &event.id));
+    put_message(event, &event.id, out);
+}
+
+#[inline]
+fn put_message(event: &Event<'_>, id: &str, out: &mut Vec<u8>) {
     put_text(ID, id, out);
     put_time(TIME, event.ts.unix_nanos(), out);
     put_text(TYPE, event.event_type.as_str(), out);

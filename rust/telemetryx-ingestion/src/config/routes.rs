@@ -123,7 +123,7 @@ pub struct BatchConfig {
 
     /// Longest time that an event waits for a batch to fill.
     ///
-    /// None: as the sink likes it, `5ms` for `stats` and `redis`, `200ms` for the others.
+    /// None: as the sink likes it, `5ms` for `stats`, `redis` and `kafka`, `200ms` for the others.
     ///
     /// Default: none. Bounds: `0s` to `1h`.
     #[schemars(extend("x-min" = "0s", "x-max" = "1h"))]

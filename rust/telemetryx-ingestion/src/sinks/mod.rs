@@ -4,6 +4,7 @@
 //! | file | kind |
 //! | --- | --- |
 //! | `http.rs` | `http`: NDJSON or JSON to a URL, signed |
+//! | `kafka/` | `kafka`: a message an event
 //! | `lines.rs` | `file`, `stdout`: NDJSON |
 //! | `postgres/` | `postgres`: raw events in a table, answers `/events` |
 //! | `redis/` | `redis`: counters in Redis, answers `/stats` |
@@ -25,6 +26,7 @@ use crate::query::{CounterStore, EventStore};
 use crate::route::EventBatch;
 
 mod http;
+mod kafka;
 mod lines;
 mod postgres;
 mod redis;

@@ -1,0 +1,340 @@
+//! What the config says, checked, and what librdkafka is told.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+use rdkafka::producer::BaseProducer;
+use serde::Deserialize;
+use toml::Value;
+
+use super::message::Format;
+use crate::config::{Duration, Secret};
+use crate::plugin::{PluginError, settings};
+use crate::sinks::secret::SinkSecret;
+
+/// Kafka's own limit.
+const TOPIC_BYTES_MAX: usize = 249;
+const TIMEOUT_MILLIS: std::ops::RangeInclusive<u128> = 100..=300_000;
+/// librdkafka takes no shorter one.
+const CONNECT_MILLIS_MIN: u128 = 1_000;
+
+/// Options that would break a promise, or that are said elsewhere, each with what is right.
+const REFUSED: [(&str, &str); 15] = [
+    ("bootstrap.servers", "use `brokers`"),
+    ("metadata.broker.list", "use `brokers`"),
+    (
+        "message.timeout.ms",
+        "events are sent until they are acknowledged; `timeout` is how long the route waits before it says that Kafka is down",
+    ),
+    (
+        "delivery.timeout.ms",
+        "events are sent until they are acknowledged; `timeout` is how long the route waits before it says that Kafka is down",
+    ),
+    ("retries", "events are sent until they are acknowledged"),
+    (
+        "message.send.max.retries",
+        "events are sent until they are acknowledged",
+    ),
+    (
+        "enable.gapless.guarantee",
+        "without it an event could overtake another of its key",
+    ),
+    (
+        "queuing.strategy",
+        "events of one key are sent in their order",
+    ),
+    (
+        "transactional.id",
+        "the sink makes no transactions: consumers tell a redelivery by the id",
+    ),
+    ("plugin.library.paths", "no library is loaded"),
+    (
+        "test.mock.num.brokers",
+        "events would go to a broker that is none",
+    ),
+    ("sasl.kerberos.kinit.cmd", "no command is run"),
+    (
+        "sasl.oauthbearer.config",
+        "only `sasl.mechanism: PLAIN` is built in",
+    ),
+    ("log.queue", "the service reads the log itself"),
+    ("log_level", "set `RUST_LOG=librdkafka=debug`"),
+];
+
+/// Options that may be given only with the value that they have.
+const FIXED: [(&str, &[&str], &str); 3] = [
+    (
+        "acks",
+        &["all", "-1"],
+        "an event counts as delivered when all replicas in sync have it",
+    ),
+    (
+        "request.required.acks",
+        &["all", "-1"],
+        "an event counts as delivered when all replicas in sync have it",
+    ),
+    (
+        "enable.idempotence",
+        &["true"],
+        "without it a retry could double an event or change the order",
+    ),
+];
+
+const NO_TLS: &str = "the Kafka client of this build has no TLS: use `security.protocol: plaintext` or `sasl_plaintext` within a \
+     network that is encrypted otherwise (a VPN, or a TLS proxy such as stunnel beside the service)";
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KafkaConfig {
+    brokers: Option<Brokers>,
+    topic: Option<String>,
+    #[serde(default)]
+    format: Format,
+    #[serde(default)]
+    options: BTreeMap<String, Value>,
+    #[serde(default = "default_timeout")]
+    timeout: Duration,
+    /// Known only to say that it does not work.
+    tls: Option<Value>,
+}
+
+fn default_timeout() -> Duration {
+    Duration::secs(10)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Brokers {
+    Text(String),
+    List(Vec<String>),
+}
+
+/// The settings, checked.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) topic: String,
+    pub(super) format: Format,
+    pub(super) timeout: std::time::Duration,
+    client: ClientConfig,
+    password: Option<SinkSecret>,
+}
+
+impl Settings {
+    /// Reads and checks them, for this route; nothing is reached.
+    ///
+    /// # Errors
+    /// [`PluginError`] with every mistake and its key.
+    pub(super) fn read(parameters: Value, route: &str) -> Result<Self, PluginError> {
+        let config: KafkaConfig = settings(parameters)?;
+        let mut mistakes = Vec::new();
+        let brokers = brokers(config.brokers, &mut mistakes);
+        let topic = topic(config.topic, &mut mistakes);
+        if config.tls.is_some() {
+            mistakes.push(format!("`tls`: {NO_TLS}"));
+        }
+        let timeout = std::time::Duration::from(config.timeout);
+        if !TIMEOUT_MILLIS.contains(&timeout.as_millis()) {
+            mistakes.push("`timeout` must be from 100ms to 5m".to_owned());
+        }
+        let mut options = config.options;
+        let password = password(&mut options, &mut mistakes);
+        let mut client = defaults(route, timeout);
+        for (name, value) in &options {
+            match option(name, value) {
+                Ok(text) => {
+                    client.set(name, text);
+                }
+                Err(why) => mistakes.push(format!("`options.{name}`: {why}")),
+            }
+        }
+        if mistakes.is_empty() {
+            // What only shows in their combination. It knows no broker yet, so it reaches none.
+            let mut trial = client.clone();
+            if password.is_some() {
+                trial.set("sasl.password", "-");
+            }
+            if let Err(error) = trial.create::<BaseProducer>() {
+                mistakes.push(format!("`options`: {}", words(error)));
+            }
+        }
+        if !mistakes.is_empty() {
+            return Err(PluginError::Several(mistakes));
+        }
+        client.set("bootstrap.servers", brokers);
+        Ok(Self {
+            topic,
+            format: config.format,
+            timeout,
+            client,
+            password,
+        })
+    }
+
+    /// What librdkafka is told now: a password file is read again.
+    ///
+    /// # Errors
+    /// Which file cannot be read, and why.
+    pub(super) fn client(&self) -> Result<ClientConfig, String> {
+        let mut client = self.client.clone();
+        if let Some(password) = &self.password {
+            client.set("sasl.password", password.read()?.expose());
+        }
+        Ok(client)
+    }
+}
+
+/// What holds unless `options` say otherwise.
+fn defaults(route: &str, timeout: std::time::Duration) -> ClientConfig {
+    let millis = timeout.as_millis();
+    let mut client = ClientConfig::new();
+    client.set_log_level(RDKafkaLogLevel::Info);
+    for (name, value) in [
+        ("client.id", format!("telemetryx-{route}")),
+        ("acks", "all".to_owned()),
+        ("enable.idempotence", "true".to_owned()),
+        // A message that fails stops the producer: none of its key overtakes it.
+        ("enable.gapless.guarantee", "true".to_owned()),
+        ("message.timeout.ms", "0".to_owned()),
+        ("compression.type", "zstd".to_owned()),
+        // That of Kafka's own clients: the same key is in the same partition.
+        ("partitioner", "murmur2_random".to_owned()),
+        ("linger.ms", "2".to_owned()),
+        ("queue.buffering.max.kbytes", "65536".to_owned()),
+        ("socket.timeout.ms", millis.to_string()),
+        (
+            "socket.connection.setup.timeout.ms",
+            millis.max(CONNECT_MILLIS_MIN).to_string(),
+        ),
+        ("request.timeout.ms", (millis / 2).to_string()),
+        ("socket.nagle.disable", "true".to_owned()),
+        ("reconnect.backoff.max.ms", "1000".to_owned()),
+        // How long a topic that is not there may be about to be made.
+        (
+            "topic.metadata.propagation.max.ms",
+            (millis / 2).to_string(),
+        ),
+        ("log.connection.close", "false".to_owned()),
+    ] {
+        client.set(name, value);
+    }
+    client
+}
+
+fn brokers(given: Option<Brokers>, mistakes: &mut Vec<String>) -> String {
+    let list = match given {
+        None => {
+            mistakes.push(
+                "`brokers` is missing: `[kafka-1:9092, kafka-2:9092]`, for example".to_owned(),
+            );
+            return String::new();
+        }
+        Some(Brokers::Text(text)) => text.split(',').map(|one| one.trim().to_owned()).collect(),
+        Some(Brokers::List(list)) => list,
+    };
+    if list.is_empty() {
+        mistakes.push("`brokers` is empty: name at least one".to_owned());
+    }
+    for broker in &list {
+        let (host, port) = broker.rsplit_once(':').unwrap_or((broker, "9092"));
+        let plain = !host.is_empty() && !host.contains(['/', ',', ' ']);
+        if !plain || port.parse::<u16>().is_ok_and(|port| port == 0) || port.parse::<u16>().is_err()
+        {
+            mistakes.push(format!(
+                "`brokers`: `{broker}` is not `host` or `host:port`"
+            ));
+        }
+    }
+    list.join(",")
+}
+
+fn topic(given: Option<String>, mistakes: &mut Vec<String>) -> String {
+    let Some(topic) = given else {
+        mistakes.push("`topic` is missing".to_owned());
+        return String::new();
+    };
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let named =
+        (1..=TOPIC_BYTES_MAX).contains(&topic.len()) && !matches!(topic.as_str(), "." | "..");
+    if !named || !topic.chars().all(legal) {
+        mistakes.push(format!(
+            "`topic`: `{topic}` is no name of a topic: 1 to {TOPIC_BYTES_MAX} letters of a-z, A-Z, 0-9, `.`, `_`, `-`"
+        ));
+    }
+    topic
+}
+
+/// The password, if one is given: it may be in a file.
+fn password(
+    options: &mut BTreeMap<String, Value>,
+    mistakes: &mut Vec<String>,
+) -> Option<SinkSecret> {
+    let mut text = |name: &str| match options.remove(name)? {
+        Value::String(text) => Some(text),
+        other => {
+            mistakes.push(format!(
+                "`options.{name}`: it is of type {}, not a text",
+                other.type_str()
+            ));
+            None
+        }
+    };
+    let given = text("sasl.password");
+    let file = text("sasl.password_file").map(PathBuf::from);
+    let given = given.map(|text| text.parse::<Secret>()).transpose();
+    let secret = given
+        .map_err(|error| format!("`options.sasl.password`: {error}"))
+        .and_then(|given| {
+            let secret = SinkSecret::of("sasl.password", given, file);
+            secret.map_err(|error| format!("`options`: {error}"))
+        });
+    secret.unwrap_or_else(|mistake| {
+        mistakes.push(mistake);
+        None
+    })
+}
+
+/// The value of an option as text, if librdkafka takes it and it breaks no promise.
+fn option(name: &str, value: &Value) -> Result<String, String> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Integer(number) => number.to_string(),
+        Value::Float(number) => number.to_string(),
+        Value::Boolean(truth) => truth.to_string(),
+        other => {
+            return Err(format!(
+                "it is of type {}, not a text, number or boolean",
+                other.type_str()
+            ));
+        }
+    };
+    if let Some((_, right)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+        return Err(format!("it cannot be set: {right}"));
+    }
+    if let Some((_, values, why)) = FIXED.iter().find(|(fixed, ..)| *fixed == name)
+        && !values.contains(&text.as_str())
+    {
+        return Err(format!("it can only be `{}`: {why}", values[0]));
+    }
+    let over_tls = name == "security.protocol" && text.to_lowercase().ends_with("ssl");
+    if over_tls || name.starts_with("ssl.") {
+        return Err(NO_TLS.to_owned());
+    }
+    let mechanism = matches!(name, "sasl.mechanism" | "sasl.mechanisms");
+    if mechanism && !text.eq_ignore_ascii_case("PLAIN") {
+        return Err("only `PLAIN` is built in".to_owned());
+    }
+    let mut alone = ClientConfig::new();
+    alone.set(name, &text);
+    alone.create_native_config().map_err(words)?;
+    Ok(text)
+}
+
+/// librdkafka's words, without the value, which may be a secret.
+pub(super) fn words(error: KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, words, ..) | KafkaError::ClientCreation(words) => words,
+        other => other.to_string(),
+    }
+}
