@@ -7,6 +7,7 @@
 //! | `frames.rs` | the same over framed TCP |
 //! | `h2.rs` | the same over HTTP/2, frame by frame |
 //! | `kafka.rs` | a real Apache Kafka, one broker or several, which can be killed and hung; its topics |
+//! | `clickhouse.rs` | a real ClickHouse server, which can be killed and hung |
 //! | `postgres.rs` | a real PostgreSQL server, which can be killed and hung |
 //! | `proxy.rs` | a bad network before a server: cut, hung, slow, garbage |
 //! | `redis.rs` | starts, kills, hangs, restarts a real Redis; a connection to it |
@@ -35,6 +36,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stderr, clippy::expect_used)]
 
+mod clickhouse;
 mod eventually;
 mod frames;
 mod h2;
@@ -47,6 +49,7 @@ mod seed;
 mod service;
 mod tmpfs;
 
+pub use clickhouse::ClickHouse;
 pub use eventually::{eventually, eventually_some};
 pub use frames::{FrameConnection, frame};
 pub use h2::{H2Connection, ReadWrite, h2_frame};

@@ -174,7 +174,11 @@ impl Sink for HttpSink {
                 &signature,
             );
         }
-        let request = Outgoing { headers, body };
+        let request = Outgoing {
+            headers,
+            body,
+            ..Outgoing::default()
+        };
         let answer = self.web.post(request).await?;
         self.web.judge(answer).map(drop)
     }

@@ -3,6 +3,7 @@
 //!
 //! | file | kind |
 //! | --- | --- |
+//! | `clickhouse/` | `clickhouse`: raw events in a table |
 //! | `http.rs` | `http`: NDJSON or JSON to a URL, signed |
 //! | `kafka/` | `kafka`: a message an event
 //! | `lines.rs` | `file`, `stdout`: NDJSON |
@@ -25,6 +26,7 @@ use crate::plugin::{self, PluginError};
 use crate::query::{CounterStore, EventStore};
 use crate::route::EventBatch;
 
+mod clickhouse;
 mod http;
 mod kafka;
 mod lines;

@@ -26,8 +26,8 @@ use crate::config::Secret;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
-/// How much of an answer is read.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// How much of an answer is read, where no more is asked for.
+pub(super) const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// How much of a server's words is shown.
 const WORDS_CHARS_MAX: usize = 300;
 /// The longest that a server's `Retry-After` is heeded.
@@ -75,6 +75,8 @@ pub(super) struct Web {
 #[derive(Clone)]
 pub(super) struct Open {
     client: Client,
+    /// For gRPC: the client speaks HTTP/1.1 only.
+    pub(super) tls: Option<ClientConfig>,
     pub(super) place: Place,
     pub(super) headers: HeaderMap,
 }
@@ -93,8 +95,13 @@ pub(super) struct Place {
 /// What is sent.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
+    /// What is put behind the URL's path.
+    pub(super) path: &'static str,
+    pub(super) query: Vec<(String, String)>,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// How much of the answer is read; zero: [`ANSWER_BYTES_MAX`].
+    pub(super) answer_bytes_max: usize,
 }
 
 /// What came back.
@@ -103,6 +110,8 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
+    /// There is more of the body than was read.
+    pub(super) is_cut: bool,
 }
 
 impl Web {
@@ -154,7 +163,7 @@ impl Web {
             Ok(open) if this.tls.is_some() && open.place.url.scheme() != "https" => {
                 mistakes.push("`tls` is set, but `url` does not say `https://`".to_owned());
             }
-            Ok(_) => {}
+            Ok(open) => *this.open.lock() = Some(open),
             Err(error) => mistakes.push(error),
         }
         if mistakes.is_empty() {
@@ -162,6 +171,17 @@ impl Web {
         } else {
             Err(mistakes)
         }
+    }
+
+    /// Whether the URL has a user.
+    pub(super) fn has_login(&self) -> bool {
+        let open = self.open.lock();
+        open.as_ref().is_some_and(|open| open.place.login.is_some())
+    }
+
+    /// The longest wait for a connection, and for an answer.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Until when the server asked to be left alone.
@@ -185,7 +205,7 @@ impl Web {
     }
 
     /// Reads everything again before the next request.
-    fn reopen(&self) {
+    pub(super) fn reopen(&self) {
         *self.open.lock() = None;
     }
 
@@ -207,7 +227,7 @@ impl Web {
             _ => None,
         };
         let builder = Client::builder()
-            .tls_backend_preconfigured(tls.map_or_else(trusts_nobody, Ok)?)
+            .tls_backend_preconfigured(tls.clone().map_or_else(trusts_nobody, Ok)?)
             .user_agent(USER_AGENT)
             .redirect(redirect::Policy::none())
             .no_proxy()
@@ -218,6 +238,7 @@ impl Web {
         let client = builder.build().map_err(|error| words_of(&error))?;
         Ok(Open {
             client,
+            tls,
             place,
             headers,
         })
@@ -241,17 +262,30 @@ impl Web {
     /// [`DeliverError::Retryable`]: there is no whole answer.
     pub(super) async fn post(&self, request: Outgoing) -> Result<Answer, DeliverError> {
         let open = self.open()?;
-        let url = open.place.url.clone();
+        let mut url = open.place.url.clone();
+        if !request.path.is_empty() {
+            let path = format!("{}{}", url.path().trim_end_matches('/'), request.path);
+            url.set_path(&path);
+        }
+        if !request.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&request.query);
+        }
         let mut headers = request.headers;
         headers.extend(open.headers.clone());
+        let most = match request.answer_bytes_max {
+            0 => ANSWER_BYTES_MAX,
+            most => most,
+        };
         let sent = open.client.post(url).headers(headers).body(request.body);
         let answered = async {
             let mut response = sent.send().await?;
             let mut body = Vec::new();
+            let mut is_cut = false;
             while let Some(part) = response.chunk().await? {
-                let room = ANSWER_BYTES_MAX - body.len();
+                let room = most - body.len();
                 body.extend(part.iter().take(room));
                 if part.len() > room {
+                    is_cut = true;
                     break;
                 }
             }
@@ -259,6 +293,7 @@ impl Web {
                 status: response.status(),
                 headers: std::mem::take(response.headers_mut()),
                 body,
+                is_cut,
             })
         };
         let answer = answered.await.map_err(|error: reqwest::Error| {
@@ -304,7 +339,7 @@ impl Web {
     }
 
     /// Remembers for how long the server wants to be left alone.
-    fn heed(&self, headers: &HeaderMap) {
+    pub(super) fn heed(&self, headers: &HeaderMap) {
         let seconds = headers.get(RETRY_AFTER).and_then(|value| {
             let text = value.to_str().ok()?;
             text.trim().parse::<u64>().ok()
@@ -315,7 +350,7 @@ impl Web {
         }
     }
 
-    fn too_slow(&self) -> String {
+    pub(super) fn too_slow(&self) -> String {
         format!("no answer within {:?}", self.timeout)
     }
 }
@@ -354,14 +389,14 @@ impl Place {
     }
 
     /// An error with the server's name. The path is not shown: it may be what makes a URL secret.
-    fn retryable(&self, error: &dyn std::fmt::Display) -> DeliverError {
+    pub(super) fn retryable(&self, error: &dyn std::fmt::Display) -> DeliverError {
         DeliverError::Retryable(format!("{}:{}: {error}", self.host, self.port))
     }
 }
 
 impl Answer {
     /// The status, and the server's own words as far as they can be shown.
-    fn said(&self) -> String {
+    pub(super) fn said(&self) -> String {
         let text = shown(&String::from_utf8_lossy(&self.body));
         let location = self.headers.get(LOCATION).and_then(|to| to.to_str().ok());
         match location.filter(|_| self.status.is_redirection()) {
@@ -377,7 +412,7 @@ impl Answer {
 }
 
 /// Somebody else's words on one line, and not too many of them.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c.is_control());
     let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
     let line = words.join(" ");

@@ -114,7 +114,8 @@ impl Receiver {
         kill_process(pid, signal).expect("it can be signalled");
     }
 
-    fn file(&self) -> PathBuf {
+    /// Where it keeps what it took.
+    pub(crate) fn file(&self) -> PathBuf {
         self.folder.path().join("taken")
     }
 
