@@ -7,6 +7,7 @@
 //! | `http.rs` | `http`: NDJSON or JSON to a URL, signed |
 //! | `kafka/` | `kafka`: a message an event
 //! | `lines.rs` | `file`, `stdout`: NDJSON |
+//! | `otlp/` | `otlp`: as OTLP over HTTP or gRPC |
 //! | `postgres/` | `postgres`: raw events in a table, answers `/events` |
 //! | `redis/` | `redis`: counters in Redis, answers `/stats` |
 //! | `sqlite/` | `sqlite`: raw events in a file, answers `/events` |
@@ -30,6 +31,7 @@ mod clickhouse;
 mod http;
 mod kafka;
 mod lines;
+mod otlp;
 mod postgres;
 mod redis;
 mod secret;

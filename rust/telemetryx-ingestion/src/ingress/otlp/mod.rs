@@ -28,7 +28,7 @@ mod grpc;
 mod grpc_tools;
 mod http;
 mod record;
-mod reply;
+pub(crate) mod reply;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -134,7 +134,7 @@ impl Signal {
         }
     }
 
-    fn http_path(self) -> &'static str {
+    pub(crate) fn http_path(self) -> &'static str {
         match self {
             Self::Logs => "/v1/logs",
             Self::Traces => "/v1/traces",
@@ -142,7 +142,7 @@ impl Signal {
         }
     }
 
-    fn grpc_path(self) -> &'static str {
+    pub(crate) fn grpc_path(self) -> &'static str {
         match self {
             Self::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
             Self::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
@@ -150,11 +150,29 @@ impl Signal {
         }
     }
 
-    fn event_type(self) -> &'static str {
+    pub(crate) fn event_type(self) -> &'static str {
         match self {
             Self::Logs => "otel.log",
             Self::Traces => "otel.span",
             Self::Metrics => "otel.metric",
+        }
+    }
+
+    /// The name of what a request is a list of, in JSON.
+    pub(crate) fn resources_name(self) -> &'static str {
+        match self {
+            Self::Logs => "resourceLogs",
+            Self::Traces => "resourceSpans",
+            Self::Metrics => "resourceMetrics",
+        }
+    }
+
+    /// The name of what is in each of those.
+    pub(crate) fn scopes_name(self) -> &'static str {
+        match self {
+            Self::Logs => "scopeLogs",
+            Self::Traces => "scopeSpans",
+            Self::Metrics => "scopeMetrics",
         }
     }
 

@@ -9,7 +9,7 @@ use tonic::Code;
 use tonic::metadata::{MetadataMap, MetadataValue};
 
 use super::Signal;
-use super::wire::{put_bytes_field, put_nested, put_varint_field};
+use super::wire::{Reader, Value, message_of, put_bytes_field, put_nested, put_varint_field};
 use crate::ingress::answer::RETRY_AFTER_DEFAULT;
 use crate::intake::{Accepted, Refusal, Rejections};
 
@@ -76,7 +76,7 @@ pub(super) fn response(encoding: Encoding, signal: Signal, accepted: &Accepted) 
                 if count > 0 {
                     put_varint_field(1, count, out);
                 }
-                put_bytes_field(2, message_of(*shed, rejected).as_bytes(), out);
+                put_bytes_field(2, words_of(*shed, rejected).as_bytes(), out);
                 Ok::<_, Infallible>(())
             };
             put_nested(1, &mut body, write).ok();
@@ -91,14 +91,30 @@ pub(super) fn response(encoding: Encoding, signal: Signal, accepted: &Accepted) 
                 body.extend_from_slice(b"\",");
             }
             body.extend_from_slice(b"\"errorMessage\":");
-            write_str(&message_of(*shed, rejected), &mut body);
+            write_str(&words_of(*shed, rejected), &mut body);
             body.extend_from_slice(b"}}");
         }
     }
     body
 }
 
-fn message_of(shed: u32, Rejections { count, errors }: &Rejections) -> String {
+/// How many records the receiver of a request rejected, and its words; `None` if its answer does not say so.
+pub(crate) fn partial_success(answer: &[u8]) -> Option<(u64, String)> {
+    let mut copied = answer.len();
+    let told = message_of(answer, 1, &mut copied).ok()??;
+    let (mut rejected, mut message) = (0, String::new());
+    let mut reader = Reader::new(&told);
+    while let Some((number, value)) = reader.next().ok()? {
+        match (number, value) {
+            (1, Value::Varint(count)) => rejected = count,
+            (2, Value::Bytes(text)) => message = String::from_utf8_lossy(text).into_owned(),
+            _ => {}
+        }
+    }
+    Some((rejected, message))
+}
+
+fn words_of(shed: u32, Rejections { count, errors }: &Rejections) -> String {
     let mut parts = Vec::new();
     if shed > 0 {
         parts.push(format!("{shed}{DROPPED}"));
