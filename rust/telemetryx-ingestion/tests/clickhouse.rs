@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use support::kills::kill_under_load;
 use support::outages::{Outages, Trouble};
 use support::{
     Load, SOON, Tally, assert_books_balance, event, events, metric, service, settle, start,
@@ -124,23 +125,16 @@ fn values_are_those_that_were_sent_and_the_database_is_made() {
 fn kills_of_service_and_server_under_load_leave_each_event_once() {
     let mut server = ClickHouse::start();
     let mut service = start(&config(&server.url(), "timeout: 2s"));
-    let kills = std::env::var("TELEMETRYX_KILLS").map_or(3, |text| text.parse().unwrap());
+    let mut tally = kill_under_load(&mut service);
     let load = Load::start(&service, "k", 1, 20, 50);
-    for round in 0..kills {
-        load.wait_for(400);
-        service.kill();
-        if round % 2 == 1 {
-            server.kill();
-            server.restart();
-        }
-        service.restart();
+    for _ in 0..4 {
         load.wait_for(400);
         server.kill();
         load.wait_for(100);
         server.restart();
     }
     load.wait_for(400);
-    let tally = load.stop();
+    tally.add(load.stop());
     tally.assert_counted(&service);
     assert_stored(&service, &server, &tally);
 }

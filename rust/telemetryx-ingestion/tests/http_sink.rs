@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use certificates::Authority;
 use serde_json::{Value, json};
+use support::kills::kill_under_load;
 use support::receiver::{Receiver, Taken};
 use support::{
     Load, SOON, Tally, assert_books_balance, event, events, metric, service, settle, start,
@@ -261,15 +262,7 @@ fn receiver_that_is_killed_hangs_or_loses_answers_has_every_event_once() {
 fn kills_of_the_service_lose_nothing() {
     let receiver = Receiver::start(&[]);
     let mut service = start(&config(&receiver.url(), ""));
-    let kills = std::env::var("TELEMETRYX_KILLS").map_or(4, |text| text.parse().unwrap());
-    let load = Load::start(&service, "k", 2, 20, 50);
-    for _ in 0..kills {
-        load.wait_for(300);
-        service.kill();
-        service.restart();
-    }
-    load.wait_for(300);
-    let tally = load.stop();
+    let tally = kill_under_load(&mut service);
     tally.assert_counted(&service);
     assert_taken(&service, &receiver, &tally, false);
 }
