@@ -318,7 +318,11 @@ fn what_the_receiver_refuses_becomes_a_dead_letter_with_its_words_and_the_rest_g
 fn route_waits_as_long_as_the_receiver_says_and_for_whoever_mends_the_url() {
     let receiver = Receiver::start(&[]);
     receiver.behave(&json!({"do": "answer", "status": 404, "body": "no <b>such</b>\n\n hook"}));
-    let service = start(&config(&receiver.url(), ""));
+    let scratch = tempfile::tempdir().unwrap();
+    let url = scratch.path().join("url");
+    std::fs::write(&url, receiver.url()).unwrap();
+    let config = config("URL", "").replace("url: \"URL\"", &format!("url_file: {url:?}"));
+    let service = start(&config);
     service.post_json("/ingest", event("a")).expect_status(202);
     let words = trouble(&service, "404 Not Found");
     assert!(
@@ -342,6 +346,14 @@ fn route_waits_as_long_as_the_receiver_says_and_for_whoever_mends_the_url() {
     settle(&service);
     assert!(begun.elapsed().as_millis() > 500, "it came back too early");
     assert_eq!(receiver.taken().len(), 1);
+
+    receiver.behave(&json!({"do": "answer", "status": 404}));
+    service.post_json("/ingest", event("b")).expect_status(202);
+    trouble(&service, "404");
+    let other = Receiver::start(&[]);
+    std::fs::write(&url, other.url()).unwrap();
+    settle(&service);
+    assert_eq!((receiver.taken().len(), other.taken().len()), (1, 1));
     assert_eq!(assert_books_balance(&service)["routes"]["out"]["dead"], 0);
 }
 

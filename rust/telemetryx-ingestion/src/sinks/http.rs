@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use ::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use ::http::{HeaderMap, HeaderName, HeaderValue};
+use ::http::header::CONTENT_TYPE;
+use ::http::{HeaderMap, HeaderValue};
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -145,34 +145,17 @@ impl Sink for HttpSink {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         let body = pack(body, self.compression, &mut headers).await?;
-        let open = self.web.open()?;
-        if let Some((user, password)) = &open.place.login {
-            let login = STANDARD.encode(format!("{user}:{password}"));
-            insert(&mut headers, AUTHORIZATION, &format!("Basic {login}"));
-        }
-        insert(&mut headers, HeaderName::from_static("webhook-id"), &id);
-        insert(
-            &mut headers,
-            HeaderName::from_static("idempotency-key"),
-            &id,
-        );
+        insert(&mut headers, "webhook-id", &id);
+        insert(&mut headers, "idempotency-key", &id);
         // The time of this attempt: receivers refuse old signatures.
         let now = (clock::now().unix_nanos() / NANOS_PER_SECOND).to_string();
-        insert(
-            &mut headers,
-            HeaderName::from_static("webhook-timestamp"),
-            &now,
-        );
+        insert(&mut headers, "webhook-timestamp", &now);
         if let Some(keys) = &self.keys {
             let keys = tokio::task::block_in_place(|| keys.read())
                 .and_then(|text| signing_keys(&text))
                 .map_err(DeliverError::Retryable)?;
             let signature = signature(keys, &id, &now, &body);
-            insert(
-                &mut headers,
-                HeaderName::from_static("webhook-signature"),
-                &signature,
-            );
+            insert(&mut headers, "webhook-signature", &signature);
         }
         let request = Outgoing {
             headers,
@@ -269,9 +252,8 @@ fn signature(keys: Vec<Hmac<Sha256>>, id: &str, now: &str, body: &[u8]) -> Strin
     signatures.collect::<Vec<_>>().join(" ")
 }
 
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let Ok(mut value) = HeaderValue::from_str(value) {
-        value.set_sensitive(name == AUTHORIZATION);
+fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
 }

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use ::http::header::{CONTENT_ENCODING, LOCATION, RETRY_AFTER};
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use reqwest::{Client, Url, redirect};
@@ -86,8 +88,8 @@ pub(super) struct Open {
 pub(super) struct Place {
     /// Without user and password.
     pub(super) url: Url,
-    /// Those of the URL.
-    pub(super) login: Option<(String, String)>,
+    /// Those of the URL; sent as `Authorization`.
+    login: Option<(String, String)>,
     pub(super) host: String,
     pub(super) port: u16,
 }
@@ -211,7 +213,12 @@ impl Web {
 
     fn read(&self) -> Result<Open, String> {
         let place = Place::of(self.url.read()?.expose())?;
-        let mut headers = self.headers.clone();
+        let mut headers = HeaderMap::new();
+        if let Some((user, password)) = &place.login {
+            let login = format!("Basic {}", STANDARD.encode(format!("{user}:{password}")));
+            headers = headers_of([("authorization", login.as_str())].into_iter())?;
+        }
+        headers.extend(self.headers.clone());
         if let Some(file) = &self.headers_file {
             let text = file.read()?;
             let lines = text.expose().lines().filter(|line| !line.trim().is_empty());
@@ -306,8 +313,8 @@ impl Web {
         })?;
         if !answer.status.is_success() {
             self.heed(&answer.headers);
-            if matches!(answer.status.as_u16(), 401 | 403) {
-                // Perhaps a secret was changed in its file.
+            // Unless it is about the content or the load, perhaps a file says something else by now.
+            if !matches!(answer.status.as_u16(), 400 | 413 | 422 | 429) {
                 self.reopen();
             }
         }

@@ -166,14 +166,12 @@ impl Server {
     }
 
     fn headers(&self) -> Result<HeaderMap, DeliverError> {
-        let open = self.web.open()?;
         let password = self.login.password.as_ref().map(SinkSecret::read);
         let password = password.transpose().map_err(DeliverError::Retryable)?;
-        let given = password.as_ref().map(Secret::expose);
-        let (user, password) = match &open.place.login {
-            Some((user, password)) => (Some(user.as_str()), Some(password.as_str())),
-            None => (self.login.user.as_deref(), given),
-        };
+        let (user, password) = (
+            self.login.user.as_deref(),
+            password.as_ref().map(Secret::expose),
+        );
         let mut headers = HeaderMap::new();
         for (name, text) in [("x-clickhouse-user", user), ("x-clickhouse-key", password)] {
             let Some(text) = text.filter(|text| !text.is_empty()) else {
