@@ -15,11 +15,12 @@ use std::time::Instant;
 use certificates::Authority;
 use serde_json::{Value, json};
 use support::kills::kill_under_load;
+use support::outages::{Outages, Trouble};
 use support::receiver::{Receiver, Taken};
 use support::{
     Load, SOON, Tally, assert_books_balance, event, events, metric, service, settle, start,
 };
-use telemetryx_testkit::{Service, eventually, eventually_some};
+use telemetryx_testkit::{Proxy, Service, eventually, eventually_some};
 
 const KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OTHER_KEY: &str = "whsec_plJ3nmyCDGBKInavdOK15jsl9Hb0XBC3";
@@ -256,6 +257,27 @@ fn receiver_that_is_killed_hangs_or_loses_answers_has_every_event_once() {
         (lines as f64) < retries / 2.0,
         "{lines} lines of {retries} retries"
     );
+}
+
+#[test]
+fn every_trouble_of_the_network_ends_with_every_event_there_once() {
+    let receiver = Receiver::start(&[]);
+    let proxy = Proxy::start(receiver.port());
+    let service = start(&Outages::config(&format!(
+        "kind: http, url: 'http://{}', timeout: 300ms",
+        proxy.address()
+    )));
+    let outages = Outages::of(&service);
+    outages.go_through(&Trouble::of_the_network(
+        &proxy,
+        "no answer within 300ms",
+        "invalid HTTP",
+    ));
+    let counts = deduplicated(&receiver.taken());
+    let mut ids: Vec<_> = counts.keys().cloned().collect();
+    ids.sort();
+    assert_eq!(ids, outages.ids());
+    assert!(counts.values().all(|count| *count == 1));
 }
 
 #[test]

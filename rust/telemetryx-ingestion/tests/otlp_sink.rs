@@ -12,10 +12,11 @@ use std::process::Command;
 
 use certificates::Authority;
 use serde_json::{Value, json};
+use support::outages::{Outages, Trouble};
 use support::python::{program, python};
 use support::receiver::Receiver;
 use support::{SOON, assert_books_balance, event, service, settle, start};
-use telemetryx_testkit::{Service, eventually};
+use telemetryx_testkit::{Proxy, Service, eventually};
 
 const LOGS: &str = r#"{"resourceLogs":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"shop"}},
     {"key":"list","value":{"arrayValue":{"values":[{"intValue":"-9223372036854775808"},{"doubleValue":0.1},{"boolValue":false},
@@ -247,6 +248,42 @@ fn receiver_that_is_killed_or_hangs_has_every_record_once() {
         assert_eq!(got.len(), 450);
         assert!(got.values().all(|count| *count == 1), "{protocol}");
         assert_books_balance(&a);
+    }
+}
+
+#[test]
+fn every_trouble_of_the_network_ends_with_every_event_there_once() {
+    for protocol in ["http", "grpc"] {
+        let b = service().otlp().start();
+        let address = match protocol {
+            "http" => b.otlp_http_address(),
+            _ => b.otlp_grpc_address(),
+        };
+        let (_, port) = address.split_once(':').unwrap();
+        let proxy = Proxy::start(port.parse().unwrap());
+        let a = start(&Outages::config(&format!(
+            "kind: otlp, url: 'http://{}', protocol: {protocol}, timeout: 300ms",
+            proxy.address()
+        )));
+        let outages = Outages::of(&a);
+        outages.go_through(&Trouble::of_the_network(
+            &proxy,
+            "no answer within 300ms",
+            "",
+        ));
+        settle(&b);
+        let headers = [("accept", "application/x-ndjson")];
+        let answer = b.request("GET", "/events", &headers, b"");
+        let events = answer.expect_status(200).ndjson();
+        let id = |event: &Value| {
+            event["attributes"]["telemetryx.id"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        let mut ids: Vec<_> = events.iter().map(id).collect();
+        ids.sort();
+        assert_eq!(ids, outages.ids(), "{protocol}");
     }
 }
 

@@ -50,6 +50,9 @@ class Receiver(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.body()
+        if len(body) < int(self.headers.get("content-length", 0)):
+            self.close_connection = True  # Cut off on its way.
+            return None
         if keys:
             headers = {name.lower(): value for name, value in self.headers.items()}
             try:

@@ -48,6 +48,10 @@ impl Receiver {
         format!("http://{}", self.address())
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }

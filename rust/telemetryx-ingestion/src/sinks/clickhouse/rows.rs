@@ -6,7 +6,7 @@ use super::table::Form;
 
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
 
-/// Appends one row, with the columns of [`Form::columns`].
+/// Appends one row, as [`Form::structure`] says.
 pub(super) fn write(form: Form, event: &Event<'_>, offset: u64, out: &mut Vec<u8>) {
     text(event.id.as_bytes(), out);
     time(form, event.ts, out);
@@ -23,8 +23,11 @@ pub(super) fn write(form: Form, event: &Event<'_>, offset: u64, out: &mut Vec<u8
     match form {
         Form::New => {
             varint(event.attributes.len(), out);
-            for (name, value) in &event.attributes {
+            for (name, _) in &event.attributes {
                 text(name.as_bytes(), out);
+            }
+            varint(event.attributes.len(), out);
+            for (_, value) in &event.attributes {
                 text(value.as_bytes(), out);
             }
         }

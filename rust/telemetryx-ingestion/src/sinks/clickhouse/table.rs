@@ -159,10 +159,13 @@ impl Table {
 
     /// The statement that takes rows over from the table `batch`, if nobody writes in place of this writer.
     pub(super) fn insert(&self, form: Form, journal: u64, writer: u64) -> String {
-        let columns: Vec<_> = form.columns().iter().map(|(name, _)| *name).collect();
-        let (events, writers, columns) = (&self.events, &self.writers, columns.join(", "));
+        let names = form.columns().iter().map(|(name, _)| *name);
+        let values: Vec<_> = names.clone().map(|name| form.value(name)).collect();
+        let names: Vec<_> = names.collect();
+        let (events, writers) = (&self.events, &self.writers);
+        let (names, values) = (names.join(", "), values.join(", "));
         format!(
-            "INSERT INTO {events} ({columns}, journal) SELECT {columns}, toUInt64({journal}) AS journal FROM batch \
+            "INSERT INTO {events} ({names}, journal) SELECT {values}, toUInt64({journal}) FROM batch \
              WHERE NOT throwIf((SELECT count() FROM {writers} WHERE journal = {journal} AND writer > {writer}) > 0)"
         )
     }
@@ -250,13 +253,29 @@ impl Form {
         }
     }
 
-    /// How rows of `RowBinary` are to be read.
+    /// How rows of `RowBinary` are to be read. Many servers split it at blanks and commas, so no type has one.
     pub(super) fn structure(self) -> String {
         let columns = self.columns().iter();
         let columns: Vec<_> = columns
-            .map(|(name, kind)| format!("{name} {kind}"))
+            .map(|(name, kind)| match (self, *name) {
+                (Self::New, "ts" | "received_at") => format!("{name} DateTime64(9)"),
+                (Self::New, "attributes") => {
+                    "attribute_names Array(String), attribute_values Array(String)".to_owned()
+                }
+                _ => format!("{name} {kind}"),
+            })
             .collect();
         columns.join(", ")
+    }
+
+    /// The value of a column, from the row as it is read.
+    fn value(self, column: &'static str) -> &'static str {
+        match (self, column) {
+            (Self::New, "attributes") => {
+                "CAST((attribute_names, attribute_values), 'Map(String, String)')"
+            }
+            _ => column,
+        }
     }
 }
 

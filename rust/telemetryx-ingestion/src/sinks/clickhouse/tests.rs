@@ -215,3 +215,21 @@ fn todays_engine_takes_statements_and_rows_and_gives_the_values_back() {
 fn todays_engine_takes_a_table_that_an_old_server_made() {
     try_form(Form::Old);
 }
+
+#[test]
+fn structures_can_be_split_at_blanks_and_commas() {
+    for form in [Form::New, Form::Old] {
+        let structure = form.structure();
+        let words: Vec<_> = structure
+            .split([' ', ','])
+            .filter(|word| !word.is_empty())
+            .collect();
+        let (pairs, []) = words.as_chunks::<2>() else {
+            panic!("{words:?}")
+        };
+        assert!(pairs.iter().all(|[name, kind]| {
+            name.starts_with(|c: char| c.is_ascii_lowercase())
+                && kind.starts_with(|c: char| c.is_ascii_uppercase())
+        }));
+    }
+}
