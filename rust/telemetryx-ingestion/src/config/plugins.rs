@@ -122,6 +122,11 @@ fn mask_value(key: &str, value: &toml::Value) -> toml::Value {
         Value::Array(items) => {
             Value::Array(items.iter().map(|item| mask_value(key, item)).collect())
         }
+        // What a header is for, its name need not say.
+        Value::Table(table) if key == "headers" => {
+            let names = table.keys().cloned();
+            Value::Table(names.map(|name| (name, MASK.into())).collect())
+        }
         Value::Table(table) => Value::Table(mask(table)),
         other => other.clone(),
     }
@@ -168,6 +173,7 @@ mod tests {
             partition_key = "source"
             options = { secret_access_key = "hunter2", region = "eu" }
             hmac = { key = "hunter2" }
+            headers = { x-tenant = "hunter2" }
             "#,
         )
         .unwrap();
