@@ -69,8 +69,30 @@ pub struct Admission {
     /// What the client may still send, if a limiter is on that counts requests.
     pub allowance: Option<Allowance>,
     share: Share,
-    /// An operator sends it again: it is in the books and in the dead letters.
-    is_again: bool,
+    by: By,
+}
+
+/// Who sends it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// A client.
+    Client,
+    /// An operator, again: it is in the books and in the dead letters.
+    Operator,
+    /// A sink, which hands back what its destination found.
+    Sink,
+}
+
+impl Admission {
+    /// Of one that needs none.
+    fn of(by: By) -> Self {
+        Self {
+            identity: None,
+            allowance: None,
+            share: Share::All,
+            by,
+        }
+    }
 }
 
 /// The events of one request, as bytes.
@@ -192,7 +214,7 @@ impl Intake {
             identity,
             allowance,
             share,
-            is_again: false,
+            by: By::Client,
         })
     }
 
@@ -259,13 +281,20 @@ impl Intake {
     /// # Errors
     /// [`Refusal`].
     pub async fn accept_again(&self, submission: Submission<'_>) -> Result<Accepted, Refusal> {
-        let admission = Admission {
-            identity: None,
-            allowance: None,
-            share: Share::All,
-            is_again: true,
-        };
-        self.accept(admission, submission).await
+        self.accept(Admission::of(By::Operator), submission).await
+    }
+
+    /// Takes in what a sink hands back: no key, no rate and no room in the backlog is asked for.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn accept_findings(&self, submission: Submission<'_>) -> Result<Accepted, Refusal> {
+        self.accept(Admission::of(By::Sink), submission).await
+    }
+
+    /// Says that so many findings were refused, and why the first was.
+    pub fn findings_refused(&self, count: usize, error: &str) {
+        self.overload.findings_refused(count, error);
     }
 
     /// Takes in the events of an admitted request; they are durable when this resolves.
@@ -425,7 +454,8 @@ impl Intake {
         let identity = admission.identity.as_deref();
         let mut decoded = Decoded::new(body.len(), self.refused(admission));
         let limiter = self.rate_limiter.as_ref();
-        let limiter = limiter.filter(|limiter| limiter.is_per_event() && !admission.is_again);
+        let limiter =
+            limiter.filter(|limiter| limiter.is_per_event() && admission.by == By::Client);
         let mut index = 0;
         let mut room = decoded.encoded.capacity();
         decoder.decode(body, &self.limits, &mut |raw, event| {
@@ -484,7 +514,7 @@ impl Intake {
 
     /// Where the refused events of a request go.
     fn refused(&self, admission: &Admission) -> Refused {
-        let keeps = self.on_invalid == OnInvalid::Keep && !admission.is_again;
+        let keeps = self.on_invalid == OnInvalid::Keep && admission.by != By::Operator;
         Refused::new(keeps.then(|| self.memory.take(0)).flatten())
     }
 
@@ -521,7 +551,7 @@ impl Intake {
         admission: &Admission,
         request_id: &str,
     ) -> Rejections {
-        if !admission.is_again {
+        if admission.by != By::Operator {
             self.books.refused.add(invalid);
         }
         let Refused {

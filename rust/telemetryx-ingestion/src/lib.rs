@@ -11,6 +11,7 @@
 //! | [`journal`] | where accepted events become durable |
 //! | [`route`] | the loop that delivers them |
 //! | [`control`], [`redrive`] | dead letters and replays |
+//! | [`findings`] | what sinks hand back, accepted |
 //! | [`counters`], [`query`] | what can be asked |
 //! | [`observe`] | metrics, logs, books of the door |
 //! | [`config`], [`command`], [`service`] | settings, command line, and who builds it all |
@@ -22,6 +23,7 @@ pub mod command;
 pub mod config;
 pub mod control;
 pub mod counters;
+pub mod findings;
 mod hex;
 pub mod ingress;
 pub mod intake;

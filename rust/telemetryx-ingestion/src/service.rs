@@ -18,6 +18,7 @@ use crate::admission::{AdminGate, KeyRing, MemoryBudget, OverflowGate, RateLimit
 use crate::clock;
 use crate::config::{Config, ConfigError, PluginConfig, RouteConfig};
 use crate::control::{Control, ControlError};
+use crate::findings::Findings;
 use crate::ingress::{self, BindError, Doors, Questions};
 use crate::intake::{self, Intake};
 use crate::journal::{BatchLimit, EmbeddedJournal, Journal};
@@ -27,7 +28,7 @@ use crate::processors::{self, EventProcessor};
 use crate::query::{CountedBy, Query};
 use crate::redrive;
 use crate::route::{Route, RouteSettings};
-use crate::sinks::{self, Sink, SinkContext};
+use crate::sinks::{self, Emitter, Sink, SinkContext};
 use crate::validators;
 
 /// The niceness of the routes' threads: the door goes first.
@@ -70,6 +71,8 @@ pub enum StartError {
 
 /// Validators, processors and sinks, as the config names them.
 struct Plugins {
+    /// Where the sinks hand events back.
+    emitter: Emitter,
     validators: Vec<Box<dyn validators::EventValidator>>,
     routes: Vec<RoutePlugins>,
 }
@@ -100,6 +103,7 @@ fn build_plugins(config: &Config) -> Result<Plugins, Vec<ConfigError>> {
             }
         }
     }
+    let emitter = Emitter::default();
     let mut routes = Vec::new();
     for (place, route) in config.routes.iter().enumerate() {
         let mut processors = Vec::new();
@@ -123,6 +127,7 @@ fn build_plugins(config: &Config) -> Result<Plugins, Vec<ConfigError>> {
         let context = SinkContext {
             route: route.name.as_str(),
             data_dir: &config.data_dir,
+            emitter: &emitter,
         };
         match sinks::build(&route.sink, context) {
             Ok(sink) => {
@@ -148,7 +153,11 @@ fn build_plugins(config: &Config) -> Result<Plugins, Vec<ConfigError>> {
     let mut said = HashSet::new();
     errors.retain(|error: &ConfigError| said.insert(error.to_string()));
     if errors.is_empty() {
-        Ok(Plugins { validators, routes })
+        Ok(Plugins {
+            emitter,
+            validators,
+            routes,
+        })
     } else {
         Err(errors)
     }
@@ -288,6 +297,9 @@ impl Service {
             overload: OverloadLog::default(),
             webhooks: WebhookCounts::new(&config.webhooks),
         });
+        plugins
+            .emitter
+            .connect(Arc::new(Findings(Arc::clone(&intake))));
         if config.is_open() {
             let told = "no `auth.keys`: whoever reaches the service may send events";
             if config.auth.allow_open {

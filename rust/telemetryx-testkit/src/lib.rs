@@ -6,6 +6,7 @@
 //! | `http.rs` | a blocking HTTP/1.1 connection: requests as a client sends them, or any bytes at all |
 //! | `frames.rs` | the same over framed TCP |
 //! | `h2.rs` | the same over HTTP/2, frame by frame |
+//! | `brain.rs` | starts, kills, hangs, restarts a brain of `python/brain` |
 //! | `kafka.rs` | a real Apache Kafka, one broker or several, which can be killed and hung; its topics |
 //! | `clickhouse.rs` | a real ClickHouse server, which can be killed and hung |
 //! | `postgres.rs` | a real PostgreSQL server, which can be killed and hung |
@@ -36,6 +37,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stderr, clippy::expect_used)]
 
+mod brain;
 mod clickhouse;
 mod eventually;
 mod frames;
@@ -49,6 +51,7 @@ mod seed;
 mod service;
 mod tmpfs;
 
+pub use brain::Brain;
 pub use clickhouse::ClickHouse;
 pub use eventually::{eventually, eventually_some};
 pub use frames::{FrameConnection, frame};

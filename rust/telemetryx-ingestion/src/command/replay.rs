@@ -15,7 +15,7 @@ use super::operator::{
 };
 use crate::config::{self, Config, RouteConfig};
 use crate::control::{ReplayState, replays};
-use crate::sinks::{self, SinkContext};
+use crate::sinks::{self, Emitter, SinkContext};
 
 /// How often it looks how far the replay is.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -113,6 +113,7 @@ fn refuse_if_harmful(route: &RouteConfig, data_dir: &Path) -> Result<(), Failure
     let context = SinkContext {
         route: route.name.as_str(),
         data_dir,
+        emitter: &Emitter::default(),
     };
     // Settings that the sink does not take are the service's to refuse.
     let why = sinks::build(&route.sink, context)

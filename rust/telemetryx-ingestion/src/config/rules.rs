@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     processors,
-    sinks::{self, Sink, SinkContext},
+    sinks::{self, Emitter, Sink, SinkContext},
 };
 
 /// How much of a file with secrets is read.
@@ -232,6 +232,7 @@ fn queries(config: &mut Config, errors: &mut Vec<ConfigError>) {
         let context = SinkContext {
             route: route.name.as_str(),
             data_dir,
+            emitter: &Emitter::default(),
         };
         sinks::build(&route.sink, context).map_or(true, |sink| able(&*sink))
     };

@@ -26,6 +26,7 @@ pub struct OverloadLog {
     letters_lost: Repeated,
     signature_failed: Repeated,
     key_refused: Repeated,
+    findings_refused: Repeated,
 }
 
 impl OverloadLog {
@@ -97,6 +98,13 @@ impl OverloadLog {
     pub fn key_refused(&self, peer: IpAddr) {
         if let Some(count) = self.key_refused.tick() {
             tracing::warn!(count, source_ip = %peer, "no API key, or one that is not known");
+        }
+    }
+
+    /// Findings of a brain were invalid.
+    pub fn findings_refused(&self, findings: usize, error: &str) {
+        if let Some(count) = self.findings_refused.tick() {
+            tracing::warn!(error, findings, count, "findings of a brain were refused");
         }
     }
 

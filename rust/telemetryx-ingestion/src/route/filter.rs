@@ -12,12 +12,15 @@ pub struct RouteFilter {
     types: HashSet<String>,
     sources: HashSet<String>,
     attributes: BTreeMap<String, String>,
+    left_out: Option<&'static str>,
 }
 
 impl RouteFilter {
     /// The filter of the config.
+    ///
+    /// `left_out`: types that begin so are not wanted, whatever the config says.
     #[must_use]
-    pub fn new(config: &FilterConfig) -> Self {
+    pub fn new(config: &FilterConfig, left_out: Option<&'static str>) -> Self {
         Self {
             types: config.types.iter().cloned().collect(),
             sources: config
@@ -26,13 +29,17 @@ impl RouteFilter {
                 .map(|source| source.as_str().to_owned())
                 .collect(),
             attributes: config.attributes.clone(),
+            left_out,
         }
     }
 
     /// True if nothing can be filtered out.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.types.is_empty() && self.sources.is_empty() && self.attributes.is_empty()
+        self.types.is_empty()
+            && self.sources.is_empty()
+            && self.attributes.is_empty()
+            && self.left_out.is_none()
     }
 
     /// True if the route wants the event: one of the types, one of the sources, and all of the attributes.
@@ -42,7 +49,11 @@ impl RouteFilter {
             Source::Name(name) => names.contains(name.as_ref()),
             Source::Number(number) => names.contains(number.to_string().as_str()),
         };
-        (self.types.is_empty() || self.types.contains(event.event_type.as_str()))
+        let name = event.event_type.as_str();
+        !self
+            .left_out
+            .is_some_and(|left_out| name.starts_with(left_out))
+            && (self.types.is_empty() || self.types.contains(name))
             && (self.sources.is_empty() || source(&self.sources))
             && self
                 .attributes

@@ -109,7 +109,7 @@ impl Route {
         control: Control,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let filter = RouteFilter::new(&settings.filter);
+        let filter = RouteFilter::new(&settings.filter, sink.leaves_out());
         let refuses_replay = sink.refuses_replay();
         let handle = RouteHandle::new(
             &settings.name,

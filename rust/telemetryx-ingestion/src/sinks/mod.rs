@@ -4,6 +4,7 @@
 //! | file | kind |
 //! | --- | --- |
 //! | `clickhouse/` | `clickhouse`: raw events in a table |
+//! | `grpc/` | `grpc`: a brain, whose findings become events |
 //! | `http.rs` | `http`: NDJSON or JSON to a URL, signed |
 //! | `kafka/` | `kafka`: a message an event
 //! | `lines.rs` | `file`, `stdout`: NDJSON |
@@ -12,6 +13,7 @@
 //! | `redis/` | `redis`: counters in Redis, answers `/stats` |
 //! | `sqlite/` | `sqlite`: raw events in a file, answers `/events` |
 //! | `stats.rs` | `stats`: counters in memory, saved with the route's cursor, answers `/stats` |
+//! | `emitter.rs` | the way back in, for events that a destination answers with |
 //! | `secret.rs`, `tls.rs` | what sinks that reach a server share: secrets from files, TLS |
 //! | `web.rs` | what sinks over HTTP share: the client, and what answers mean |
 
@@ -28,6 +30,8 @@ use crate::query::{CounterStore, EventStore};
 use crate::route::EventBatch;
 
 mod clickhouse;
+mod emitter;
+mod grpc;
 mod http;
 mod kafka;
 mod lines;
@@ -39,6 +43,8 @@ mod sqlite;
 mod stats;
 mod tls;
 mod web;
+
+pub use emitter::{Emit, Emitter};
 
 /// Why a batch was not delivered.
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +137,11 @@ pub trait Sink: Send + Sync {
         false
     }
 
+    /// Types that begin so are never handed to it, whatever the route's filter says: they count as filtered.
+    fn leaves_out(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Why a replay to this sink would do harm, if it would.
     fn refuses_replay(&self) -> Option<&'static str> {
         None
@@ -148,12 +159,14 @@ pub trait Sink: Send + Sync {
 }
 
 /// What a sink is made for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct SinkContext<'a> {
     /// The route's name.
     pub route: &'a str,
     /// Where the service keeps its files.
     pub data_dir: &'a Path,
+    /// For events that its destination answers with.
+    pub emitter: &'a Emitter,
 }
 
 /// Registers a sink. A constructor opens and reaches nothing: `telemetryx check` calls it.

@@ -8,17 +8,27 @@ use std::sync::OnceLock;
 #[track_caller]
 pub(crate) fn python() -> PathBuf {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    let python = PYTHON.get_or_init(|| {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/python-env");
-        let made = Command::new(script)
-            .stderr(Stdio::inherit())
-            .output()
-            .expect("scripts/python-env can be run");
-        assert!(made.status.success(), "scripts/python-env failed");
-        let path = String::from_utf8(made.stdout).expect("a path is UTF-8");
-        path.trim().into()
-    });
-    python.clone()
+    PYTHON.get_or_init(|| made(&[])).clone()
+}
+
+/// The Python of the brain in `python/brain`, with that brain; made on first use.
+#[track_caller]
+pub(crate) fn python_of_brain() -> PathBuf {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON.get_or_init(|| made(&["brain"])).clone()
+}
+
+#[track_caller]
+fn made(name: &[&str]) -> PathBuf {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/python-env");
+    let made = Command::new(script)
+        .args(name)
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("scripts/python-env can be run");
+    assert!(made.status.success(), "scripts/python-env failed");
+    let path = String::from_utf8(made.stdout).expect("a path is UTF-8");
+    path.trim().into()
 }
 
 /// The path of one of them.
