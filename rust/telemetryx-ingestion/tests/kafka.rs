@@ -119,7 +119,9 @@ fn loaded(service: &Service, name: &str, happens: impl FnOnce()) -> Tally {
 fn events_are_messages_with_key_headers_and_time_in_the_order_of_their_key() {
     let kafka = shared();
     kafka.create_topic("exact", 12, &[]);
-    let service = start(&config(&kafka, "exact", ""));
+    // Less room than a batch needs.
+    let keys = ", options: { queue.buffering.max.messages: 20 }";
+    let service = start(&config(&kafka, "exact", keys));
     let mut seed = TestSeed::new();
     let mut sent = Vec::new();
     for batch in 0..20 {
@@ -464,6 +466,42 @@ fn a_service_that_is_killed_in_the_middle_loses_nothing_and_doubles_keep_their_i
     assert_kept(&all, &service, &kafka, "service-killed");
 }
 
+/// Text that does not shrink when it is compressed.
+fn noise(seed: &mut TestSeed, bytes: usize) -> String {
+    let letters = (0..bytes).map(|_| char::from(b'!' + seed.below(90) as u8));
+    letters.filter(|c| !matches!(c, '"' | '\\')).collect()
+}
+
+#[test]
+fn a_topic_that_takes_only_small_batches_gets_them() {
+    let kafka = shared();
+    kafka.create_topic("small", 1, &[("max.message.bytes", "4000")]);
+    let service = start(&config(&kafka, "small", ""));
+    let mut seed = TestSeed::new();
+    for batch in 0..8 {
+        let events: Vec<_> = (0..50)
+            .map(|n| {
+                let id = format!("e-{}", batch * 50 + n);
+                json!({ "id": id, "ts": TS, "payload": noise(&mut seed, 200) })
+            })
+            .collect();
+        given(&service, &events);
+    }
+    let messages = kafka.messages("small");
+    let ids: Vec<_> = messages
+        .iter()
+        .map(|message| message.header("id"))
+        .collect();
+    let expected: Vec<_> = (0..400).map(|n| format!("e-{n}")).collect();
+    assert_eq!(ids, expected);
+    assert_eq!(assert_books_balance(&service)["routes"]["out"]["dead"], 0);
+    let said = service.log().matches("smaller ones are sent").count();
+    assert!(
+        (1..8).contains(&said),
+        "until they are small enough: {said}"
+    );
+}
+
 #[test]
 fn what_kafka_refuses_is_a_dead_letter_in_its_words_and_the_rest_is_there_once_and_in_order() {
     let kafka = shared();
@@ -481,14 +519,6 @@ fn what_kafka_refuses_is_a_dead_letter_in_its_words_and_the_rest_is_there_once_a
         ", options: { message.max.bytes: 100000 }",
     ));
     let mut seed = TestSeed::new();
-    // What does not shrink when it is compressed.
-    let mut noise = |bytes: usize| -> String {
-        let letter = |n: u64| char::from(b'!' + (n % 90) as u8);
-        (0..bytes)
-            .map(|_| letter(seed.below(90)))
-            .filter(|c| !matches!(c, '"' | '\\'))
-            .collect()
-    };
     let events: Vec<_> = (0..300)
         .map(|n| {
             let (ts, bytes) = match n {
@@ -497,7 +527,7 @@ fn what_kafka_refuses_is_a_dead_letter_in_its_words_and_the_rest_is_there_once_a
                 150 => ("2001-01-01T00:00:00Z", 10),
                 _ => (TS, 100),
             };
-            json!({ "id": format!("e-{n}"), "ts": ts, "source": format!("s{}", n % 3), "payload": noise(bytes) })
+            json!({ "id": format!("e-{n}"), "ts": ts, "source": format!("s{}", n % 3), "payload": noise(&mut seed, bytes) })
         })
         .collect();
     given(&service, &events);

@@ -31,9 +31,9 @@ pub(super) enum Fate {
     Acknowledged,
     /// It is to be sent again.
     Failed(RDKafkaErrorCode),
-    /// It will never be taken.
+    /// It will never be taken. If it comes again, that is said again.
     Rejected(RDKafkaErrorCode),
-    /// The caller knows what became of it.
+    /// Kafka has it, and the caller knows.
     Settled,
 }
 
@@ -193,7 +193,8 @@ impl Attempt {
     /// True if some of its events can come again.
     fn is_open(&self) -> bool {
         let fates = self.tracker.fates.lock();
-        fates.each.iter().any(|fate| *fate != Fate::Settled)
+        let over = |fate: &Fate| matches!(fate, Fate::Settled | Fate::Rejected(_));
+        !fates.each.iter().all(over)
     }
 }
 

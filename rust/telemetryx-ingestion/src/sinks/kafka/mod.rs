@@ -21,6 +21,7 @@ mod settings;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -51,6 +52,8 @@ struct KafkaSink {
     settings: Settings,
     route: String,
     state: Mutex<State>,
+    /// How often batches had to be made smaller, since the topic takes none so large.
+    shrunk: AtomicU32,
 }
 
 #[derive(Default)]
@@ -67,6 +70,7 @@ fn construct(
         settings: Settings::read(parameters, context.route)?,
         route: context.route.to_owned(),
         state: Mutex::default(),
+        shrunk: AtomicU32::new(0),
     }))
 }
 
@@ -112,19 +116,14 @@ impl Sink for KafkaSink {
             .await;
         let done = done.map_err(DeliverError::Retryable).and_then(|()| {
             let rejected = self.rejected(&attempt, &places);
-            let settled = |place: &usize| {
-                let fate = attempt.tracker.get(*place);
-                rejected.is_empty() || matches!(fate, Fate::Rejected(_))
-            };
-            for place in places.iter().filter(|place| settled(place)) {
+            if !rejected.is_empty() {
+                // The rest comes again at once, and is acknowledged already.
+                return Err(DeliverError::Rejected(rejected));
+            }
+            for place in &places {
                 attempt.tracker.set(*place, Fate::Settled);
             }
-            if rejected.is_empty() {
-                Ok(())
-            } else {
-                // The rest comes again at once, and is acknowledged already.
-                Err(DeliverError::Rejected(rejected))
-            }
+            Ok(())
         });
         attempts.put(attempt);
         done
@@ -221,6 +220,7 @@ impl KafkaSink {
             }
             if std::mem::take(&mut attempt.careful) {
                 *link = None;
+                self.shrink(attempt, places);
             }
             return Ok(());
         }
@@ -295,6 +295,19 @@ impl KafkaSink {
         }
     }
 
+    /// Sends smaller batches from now on, if none of these events was to blame when they were refused together.
+    fn shrink(&self, attempt: &Attempt, places: &[usize]) {
+        let mut fates = places.iter().map(|place| attempt.tracker.get(*place));
+        if !fates.any(|fate| matches!(fate, Fate::Rejected(_))) {
+            self.shrunk.fetch_add(1, Ordering::Relaxed);
+            let route = &self.route;
+            tracing::info!(
+                route,
+                "Kafka refuses batches that are so large; smaller ones are sent"
+            );
+        }
+    }
+
     /// Ends the producer once what is under way is answered, or soon, and waits for its last reports.
     async fn end(&self, open: Arc<Link>, attempt: &mut Attempt) {
         let answered = async {
@@ -318,10 +331,10 @@ impl KafkaSink {
         if let Some(open) = link.as_ref().filter(|open| open.careful || !careful) {
             return Ok(Arc::clone(open));
         }
-        let opened = self
-            .settings
-            .client()
-            .and_then(|client| Link::open(&client, &self.route, careful).map_err(settings::words));
+        let opened = self.settings.client().and_then(|mut client| {
+            settings::shrink(&mut client, self.shrunk.load(Ordering::Relaxed));
+            Link::open(&client, &self.route, careful).map_err(settings::words)
+        });
         let opened = Arc::new(opened.map_err(|error| self.about(&error))?);
         *link = Some(Arc::clone(&opened));
         Ok(opened)

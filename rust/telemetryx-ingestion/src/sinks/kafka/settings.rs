@@ -16,6 +16,9 @@ use crate::sinks::secret::SinkSecret;
 
 /// Kafka's own limit.
 const TOPIC_BYTES_MAX: usize = 249;
+/// What librdkafka puts into a batch if nobody says otherwise.
+const BATCH_BYTES: u32 = 1_000_000;
+const BATCH_BYTES_MIN: u32 = 1_000;
 const TIMEOUT_MILLIS: std::ops::RangeInclusive<u128> = 100..=300_000;
 /// librdkafka takes no shorter one.
 const CONNECT_MILLIS_MIN: u128 = 1_000;
@@ -329,6 +332,17 @@ fn option(name: &str, value: &Value) -> Result<String, String> {
     alone.set(name, &text);
     alone.create_native_config().map_err(words)?;
     Ok(text)
+}
+
+/// Makes batches smaller, to a quarter so many `times`.
+pub(super) fn shrink(client: &mut ClientConfig, times: u32) {
+    let bytes = client
+        .get("batch.size")
+        .and_then(|bytes| bytes.parse::<u32>().ok());
+    let smaller = bytes.unwrap_or(BATCH_BYTES) >> (2 * times).min(16);
+    if times > 0 {
+        client.set("batch.size", smaller.max(BATCH_BYTES_MIN).to_string());
+    }
 }
 
 /// librdkafka's words, without the value, which may be a secret.
