@@ -1,4 +1,4 @@
-//! One batch to the sink, until every event of it is delivered or dead.
+//! One batch to the sink, until every event of it is delivered or dead; and what the sink keeps of them made durable.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,14 @@ use crate::sinks::RejectedBySink;
 
 /// The route is to stop; the batch was not delivered, and is again in the journal's hands.
 pub(super) struct Stopped;
+
+/// Why the sink has not made durable what was delivered.
+pub(super) enum Unflushed {
+    /// It lost it, for this reason: the route has to go back to its last commit.
+    Lost(String),
+    /// The route is to stop.
+    Stopped,
+}
 
 /// Delivers to one sink with retries and a circuit breaker.
 pub(super) struct Deliverer {
@@ -41,23 +49,10 @@ impl Deliverer {
                 self.handle.metrics().retries.increment(1);
             }
             match self.sink.deliver(batch, &mut done).await {
-                Ok(()) => {
-                    self.breaker.succeeded();
-                    self.handle.metrics().breaker_open.set(0.0);
-                    self.handle.sink_is_up();
-                }
+                Ok(()) => self.succeeded(),
                 Err(error) => {
                     failures += 1;
-                    let opened = self.breaker.failed(Instant::now());
-                    self.handle.sink_is_down(&error, self.breaker.is_open());
-                    if opened {
-                        self.handle.metrics().breaker_open.set(1.0);
-                        tracing::warn!(
-                            route = self.handle.name(),
-                            reason = error,
-                            "the circuit breaker opened"
-                        );
-                    }
+                    self.failed(&error);
                     if !self.retry.attempts.allows_another(failures) {
                         let message = format!("gave up after {failures} attempts: {error}");
                         while let Some(index) = batch.len().checked_sub(1) {
@@ -73,24 +68,77 @@ impl Deliverer {
                         }
                         break;
                     }
-                    let now = Instant::now();
-                    let asked = self.sink.get().not_before();
-                    let pause = self
-                        .pause(failures)
-                        .max(self.breaker.closed_in(now))
-                        .max(asked.map_or(Duration::ZERO, |at| at.saturating_duration_since(now)));
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
-                        () = self.stop.cancelled() => return Err(Stopped),
-                        () = self.drain.cancelled() => {
-                            self.stop.cancel();
-                            return Err(Stopped);
-                        }
-                    }
+                    self.wait(failures).await?;
                 }
             }
         }
         Ok(done)
+    }
+
+    /// Makes durable what was delivered. A sink that keeps all of it after a failure is asked again until it succeeds, since
+    /// nobody else could bring it before the route goes back.
+    ///
+    /// # Errors
+    /// [`Unflushed`].
+    pub(super) async fn flush(&mut self) -> Result<(), Unflushed> {
+        let mut failures = 0;
+        loop {
+            if failures > 0 {
+                self.handle.metrics().retries.increment(1);
+            }
+            let Err(error) = self.sink.flush().await else {
+                if failures > 0 {
+                    self.succeeded();
+                }
+                return Ok(());
+            };
+            let error = error.to_string();
+            if self.sink.get().keeps_until().is_none() {
+                return Err(Unflushed::Lost(error));
+            }
+            failures += 1;
+            self.failed(&error);
+            self.wait(failures)
+                .await
+                .map_err(|Stopped| Unflushed::Stopped)?;
+        }
+    }
+
+    fn succeeded(&mut self) {
+        self.breaker.succeeded();
+        self.handle.metrics().breaker_open.set(0.0);
+        self.handle.sink_is_up();
+    }
+
+    fn failed(&mut self, error: &str) {
+        let opened = self.breaker.failed(Instant::now());
+        self.handle.sink_is_down(error, self.breaker.is_open());
+        if opened {
+            self.handle.metrics().breaker_open.set(1.0);
+            tracing::warn!(
+                route = self.handle.name(),
+                reason = error,
+                "the circuit breaker opened"
+            );
+        }
+    }
+
+    /// Waits until it is time for another try. A sink that is down is not waited for once the route is to end.
+    async fn wait(&self, failures: u32) -> Result<(), Stopped> {
+        let now = Instant::now();
+        let asked = self.sink.get().not_before();
+        let pause = self
+            .pause(failures)
+            .max(self.breaker.closed_in(now))
+            .max(asked.map_or(Duration::ZERO, |at| at.saturating_duration_since(now)));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            () = self.stop.cancelled() => Err(Stopped),
+            () = self.drain.cancelled() => {
+                self.stop.cancel();
+                Err(Stopped)
+            }
+        }
     }
 
     /// Exponential backoff with full jitter: somewhere up to `initial × 2^(failures − 1)`, at most `max`.

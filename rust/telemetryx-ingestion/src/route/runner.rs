@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::books::{Books, RouteHandle};
 use super::breaker::Breaker;
 use super::commit::{COMMIT_EVERY, CommitPace, NEVER, Saved};
-use super::delivering::{Deliverer, Stopped};
+use super::delivering::{Deliverer, Stopped, Unflushed};
 use super::pipeline::{Pipeline, Refused, Step};
 use super::read_ahead::ReadAhead;
 use super::redrive::{self, Redriven};
@@ -290,7 +290,8 @@ impl Route {
                 Some(due_in) => due_in,
                 None => commit.due_in(position, idle),
             };
-            if due_in.is_zero() || self.pipeline.wants_save() {
+            // A sink that keeps something says when to commit: sooner, its pieces would be small.
+            if due_in.is_zero() || (self.kept.is_none() && self.pipeline.wants_save()) {
                 self.commit(&mut *subscription, &mut commit).await?;
                 continue;
             }
@@ -513,8 +514,12 @@ impl Route {
         pace: &mut CommitPace,
     ) -> Result<(), RouteError> {
         let started = Instant::now();
-        let flushed = self.deliverer.sink.flush().await;
-        flushed.map_err(|error| RouteError::Rewind(error.to_string()))?;
+        self.deliverer.flush().await.map_err(|why| match why {
+            Unflushed::Lost(error) => RouteError::Rewind(error),
+            Unflushed::Stopped => {
+                RouteError::Rewind("it ended before its sink had written what it keeps".into())
+            }
+        })?;
         if let Some(kept) = self.kept.take() {
             kept.settle(&self.handle);
         }
