@@ -36,8 +36,8 @@ def free_ports(count):
 class Server:
     """The service or the reference, in a fresh directory. Killed, and its directory removed, at the end of the block."""
 
-    def __init__(self, kind, config="", keep=None, binary=BINARY):
-        self.kind, self.config, self.binary = kind, config, binary
+    def __init__(self, kind, config="", keep=None, binary=BINARY, core=None):
+        self.kind, self.config, self.binary, self.core = kind, config, binary, core
         self.port, *others = free_ports(1 + len(LISTENERS))
         self.listeners = dict(zip(LISTENERS, others))
         SCRATCH.mkdir(parents=True, exist_ok=True)
@@ -64,6 +64,8 @@ class Server:
             command = [self.binary, "--config", self.dir / "config.yaml", "serve"]
         else:
             command = [REFERENCE, str(self.port), self.dir] + (["--null"] if self.kind == "null" else [])
+        if self.core is not None:
+            command = ["taskset", "--cpu-list", str(self.core), *command]
         begun = time.monotonic()
         with open(self.dir / "log", "ab") as log:
             self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=self.dir)

@@ -5,8 +5,11 @@
 mod support;
 
 use support::outages::{Outages, Trouble};
+use support::parquet::parquet_ids;
 use support::{SOON, service, start};
-use telemetryx_testkit::{Kafka, Postgres, Proxy, RedisAnswer, RedisServer, SmallDisk, eventually};
+use telemetryx_testkit::{
+    Kafka, Postgres, Proxy, RedisAnswer, RedisServer, S3Server, SmallDisk, eventually,
+};
 
 #[test]
 fn postgres() {
@@ -198,6 +201,62 @@ fn kafka() {
     ids.sort_unstable();
     assert_eq!(ids, outages.ids(), "each is there once");
 }
+
+#[test]
+fn parquet() {
+    let disk = SmallDisk::of_kib(4 << 10);
+    let mut s3 = S3Server::start_on(disk.path());
+    let proxy = Proxy::start(s3.port());
+    let service = start(&Outages::config(&format!(
+        "kind: parquet, url: 's3://{}/lake', options: {{ {} }}, roll: {{ age: 20ms }}, timeout: 300ms",
+        S3Server::BUCKET,
+        S3Server::options(proxy.port())
+    )));
+    let outages = Outages::of(&service);
+    let filled = std::cell::RefCell::new(None);
+    let hung = "nothing moved for 300ms";
+    let mut troubles = Trouble::of_the_network(&proxy, hung, "invalid HTTP");
+    troubles.extend([
+        Trouble::new("hung server", hung, || s3.hang(), || s3.go_on()),
+        Trouble::new(
+            "no bucket",
+            "NoSuchBucket",
+            || proxy.answer_with(NO_BUCKET),
+            || proxy.restore(),
+        ),
+        Trouble::new(
+            "forbidden",
+            "AccessDenied",
+            || proxy.answer_with(FORBIDDEN),
+            || proxy.restore(),
+        ),
+        Trouble::new(
+            "disk full",
+            "500 Internal Server Error",
+            || *filled.borrow_mut() = Some(disk.fill()),
+            || std::fs::remove_file(filled.take().unwrap()).unwrap(),
+        ),
+    ]);
+    outages.go_through(&troubles);
+    drop(troubles);
+
+    s3.kill();
+    outages.post(200);
+    s3.restart();
+    outages.wait_until_delivered("killed");
+    let stored = parquet_ids(&s3.bucket().join("lake"));
+    assert!(stored.values().all(|times| *times == 1), "{stored:?}");
+    assert!(stored.keys().eq(&outages.ids()), "each is there once");
+}
+
+/// As S3 refuses who may not write.
+const FORBIDDEN: &[u8] =
+    b"HTTP/1.1 403 Forbidden\r\ncontent-length: 72\r\nconnection: close\r\n\r\n\
+    <Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
+/// As it says that there is no such bucket; the server of this test makes one.
+const NO_BUCKET: &[u8] =
+    b"HTTP/1.1 404 Not Found\r\ncontent-length: 40\r\nconnection: close\r\n\r\n\
+    <Error><Code>NoSuchBucket</Code></Error>";
 
 #[track_caller]
 fn redis_ok(redis: &RedisServer, command: &[&str]) -> RedisAnswer {

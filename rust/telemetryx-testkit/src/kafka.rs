@@ -5,7 +5,7 @@
 mod topics;
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::proxy::Proxy;
 use crate::service::free_port;
+use crate::tools::tool;
 pub use topics::KafkaMessage;
 
 const READY_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -364,11 +365,8 @@ impl Drop for Kafka {
 
 /// Where `scripts/install-servers` puts it.
 fn installed() -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-    let folder = workspace.join(target).join("tools/kafka");
     // As the class archive knows it.
-    folder
+    tool("kafka")
         .canonicalize()
         .expect("Kafka is installed (scripts/install-servers)")
 }

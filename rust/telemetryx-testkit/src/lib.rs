@@ -12,6 +12,8 @@
 //! | `postgres.rs` | a real PostgreSQL server, which can be killed and hung |
 //! | `proxy.rs` | a bad network before a server: cut, hung, slow, garbage |
 //! | `redis.rs` | starts, kills, hangs, restarts a real Redis; a connection to it |
+//! | `s3.rs` | a real S3 server, which can be killed and hung |
+//! | `tools.rs` | where what `scripts/install-servers` makes is |
 //! | `tmpfs.rs` | a small disk that can be filled up |
 //! | `eventually.rs` | waits for a condition in place of sleeping |
 //! | `seed.rs` | a seed that is printed and can be given again, and random numbers from it |
@@ -47,9 +49,11 @@ mod kafka;
 mod postgres;
 mod proxy;
 mod redis;
+mod s3;
 mod seed;
 mod service;
 mod tmpfs;
+mod tools;
 
 pub use brain::Brain;
 pub use clickhouse::ClickHouse;
@@ -61,6 +65,7 @@ pub use kafka::{Kafka, KafkaBuilder, KafkaMessage};
 pub use postgres::Postgres;
 pub use proxy::Proxy;
 pub use redis::{RedisAnswer, RedisConnection, RedisServer};
+pub use s3::S3Server;
 pub use seed::TestSeed;
 pub use service::{Exit, Service, ServiceBuilder, StartError, free_port};
 pub use tmpfs::SmallDisk;

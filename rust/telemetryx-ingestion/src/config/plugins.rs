@@ -143,6 +143,11 @@ fn sounds_secret(key: &str) -> bool {
         "api_key",
         "api-key",
         "access_key",
+        "account_key",
+        "customer_key",
+        "encryption_key",
+        "master_key",
+        "sas_key",
     ];
     !key.ends_with("_file") && (key == "key" || secret.iter().any(|word| key.contains(word)))
 }
@@ -171,7 +176,7 @@ mod tests {
             url = "postgres://me:hunter2@db:5432/events?x=1"
             token_file = "/run/token"
             partition_key = "source"
-            options = { secret_access_key = "hunter2", region = "eu" }
+            options = { secret_access_key = "hunter2", account_key = "hunter2", sas_key = "hunter2", region = "eu" }
             hmac = { key = "hunter2" }
             headers = { x-tenant = "hunter2" }
             "#,

@@ -6,9 +6,12 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+/// Without `RUST_LOG`. A route tells of its sink once; this library would of each of its tries.
+const FILTER: &str = "info,object_store=warn";
+
 /// Starts logging, as `RUST_LOG` says (default `info`). Later calls do nothing.
 pub fn init() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER));
     let registry = tracing_subscriber::registry();
     #[cfg(feature = "tokio-console")]
     let registry = registry.with(

@@ -9,6 +9,7 @@
 //! | `kafka/` | `kafka`: a message an event
 //! | `lines.rs` | `file`, `stdout`: NDJSON |
 //! | `otlp/` | `otlp`: as OTLP over HTTP or gRPC |
+//! | `parquet/` | `parquet`: Parquet files in an object store or a folder |
 //! | `postgres/` | `postgres`: raw events in a table, answers `/events` |
 //! | `redis/` | `redis`: counters in Redis, answers `/stats` |
 //! | `sqlite/` | `sqlite`: raw events in a file, answers `/events` |
@@ -36,6 +37,7 @@ mod http;
 mod kafka;
 mod lines;
 mod otlp;
+mod parquet;
 mod postgres;
 mod redis;
 mod secret;
@@ -93,7 +95,8 @@ pub trait Sink: Send + Sync {
     /// that. A destination that is durable when `deliver` returns, or that [`save`](Self::save)s, has nothing to do.
     ///
     /// # Errors
-    /// [`DeliverError::Retryable`]: the route goes back to its last commit and delivers again from there.
+    /// [`DeliverError::Retryable`]. If it [keeps](Self::keeps_until) all of it still, it is asked again as the route's
+    /// retry policy says, without a limit to the attempts; else the route goes back to its last commit and delivers again from there.
     async fn flush(&self) -> Result<(), DeliverError> {
         Ok(())
     }

@@ -50,6 +50,19 @@ impl TlsFiles {
         }
     }
 
+    /// For a destination that is reached without TLS, by a library that wants to be told all the same: it trusts nobody.
+    ///
+    /// # Errors
+    /// [`PluginError`], for a fault of ours.
+    pub(super) fn trusting_nobody() -> Result<ClientConfig, PluginError> {
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| PluginError::Unavailable(error.to_string()))?;
+        Ok(builder
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth())
+    }
+
     fn roots(&self) -> Result<RootCertStore, PluginError> {
         match &self.ca_file {
             Some(file) => pem::authorities(file).map_err(|why| unusable("ca_file", &why)),

@@ -3,6 +3,7 @@
 
 pub(crate) mod kills;
 pub(crate) mod outages;
+pub(crate) mod parquet;
 pub(crate) mod python;
 pub(crate) mod receiver;
 pub(crate) mod webhooks;
