@@ -542,7 +542,13 @@ fn the_files_that_come_with_the_service_are_right() {
         }
         seen.push(name);
     }
-    for name in ["dev.yaml", "strict.yaml", "production.yaml", "config.toml"] {
+    for name in [
+        "dev.yaml",
+        "strict.yaml",
+        "production.yaml",
+        "otel-worker.yaml",
+        "config.toml",
+    ] {
         assert!(seen.iter().any(|seen| seen == name), "{name} is missing");
     }
 }
