@@ -9,8 +9,8 @@ import duckdb
 
 files, folder = sys.argv[1] + "/type=*/date=*/hour=*/*.parquet", sys.argv[2]
 connection = duckdb.connect(config={"threads": 1})
-connection.execute("CREATE TABLE events AS SELECT *, strftime(ts::TIMESTAMP, '%H') AS hour, ts::DATE AS date "
-                   "FROM read_parquet(?, hive_partitioning=false)", [files])
+connection.execute("CREATE TABLE events AS SELECT * FROM read_parquet(?, hive_partitioning=true, "
+                   "hive_types={'type': VARCHAR, 'date': VARCHAR, 'hour': VARCHAR})", [files])
 rows = connection.execute("SELECT count(*) FROM events").fetchone()[0]
 begun = time.monotonic()
 connection.execute(f"COPY events TO '{folder}' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, "
