@@ -256,6 +256,33 @@ fn a_service_that_is_killed_in_the_middle_goes_on_without_gap_or_double() {
 }
 
 #[test]
+fn what_others_added_to_the_table_does_not_lose_an_event() {
+    let postgres = Postgres::start();
+    let service = start(&postgres, "");
+    eventually(SOON, "there is a table", || {
+        postgres.try_sql("TABLE events").is_ok()
+    });
+    // A column that only the server fills, and a key that refuses what ours does not.
+    postgres.sql("ALTER TABLE events ADD COLUMN note text NOT NULL DEFAULT 'none'");
+    postgres.sql("CREATE UNIQUE INDEX once ON events (source, ts)");
+    let event =
+        |id: &str, source: &str| format!(r#"{{"id":"{id}","ts":"{TS}","source":"{source}"}}"#);
+    given(&service, &event("1", "a"));
+    // With one that is there already, one that the key refuses, and one that is new.
+    let batch = [event("1", "a"), event("2", "a"), event("3", "b")];
+    given(&service, &format!("[{}]", batch.join(",")));
+    assert_eq!(
+        postgres.sql("SELECT id, note FROM events ORDER BY id"),
+        "1|none\n3|none"
+    );
+    let shown = service.run(&["dead-letters", "list", "--stage", "delivery", "--json"]);
+    let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+    assert_eq!(shown["count"], 1, "{shown}");
+    assert!(shown.to_string().contains("unique constraint"), "{shown}");
+    assert_books_balance(&service);
+}
+
+#[test]
 fn an_event_that_the_server_refuses_is_a_dead_letter_with_its_words_and_the_rest_is_stored() {
     let postgres = Postgres::start();
     let service = start(&postgres, ", payload: jsonb");
@@ -472,6 +499,10 @@ fn check_names_each_wrong_key_and_shows_no_password() {
         ("", "`url` or `url_file` is missing"),
         ("url: 'postgres://me@'", "`url`"),
         ("url: 'postgres://me@h/db?sslmode=maybe'", "`url`"),
+        (
+            "url: 'postgresql+asyncpg://me:hunter2@h/db?ssl=x'",
+            "`url`: it must be",
+        ),
         ("url_file: /no/such", "`url_file`: /no/such"),
         (
             "url: 'postgres://me@h/db', password_file: /no/such",

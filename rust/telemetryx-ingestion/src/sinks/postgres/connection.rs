@@ -115,8 +115,13 @@ impl Connector {
 
     fn server(&self) -> Result<Config, String> {
         let url = self.url.read()?;
+        let url = url.expose();
+        // The parser would take it for `key=value`, and show all of it.
+        let scheme = url.split_once("://").map(|(scheme, _)| scheme.trim());
+        if scheme.is_some_and(|scheme| !matches!(scheme, "postgres" | "postgresql")) {
+            return Err("`url`: it must be `postgres://…` or `host=… user=…`".to_owned());
+        }
         let mut server: Config = url
-            .expose()
             .parse()
             .map_err(|error| format!("`url`: {}", words(&error)))?;
         if server.get_hosts().is_empty() && server.get_hostaddrs().is_empty() {

@@ -10,9 +10,9 @@ use crate::sinks::DeliverError;
 /// Why a batch was not stored.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// An id of it is there already.
-    #[error("an event is there already")]
-    Duplicate,
+    /// What must be unique is there already; the server's own words.
+    #[error("{0}")]
+    Duplicate(String),
     /// The server will never take one of its events. The connection is as good as before, once it is rolled back.
     #[error("{message}")]
     Refused {
@@ -58,7 +58,7 @@ impl From<tokio_postgres::Error> for Failure {
         // The first two characters are the class.
         let state = found.code().code();
         match state.get(..2) {
-            _ if *found.code() == SqlState::UNIQUE_VIOLATION => Self::Duplicate,
+            _ if *found.code() == SqlState::UNIQUE_VIOLATION => Self::Duplicate(message),
             // The rows as such do not fit the table: no other batch would pass either.
             Some("22")
                 if [

@@ -94,7 +94,7 @@ pub(super) async fn upgrade(
         Ok(()) => Ok(connection.batch_execute("COMMIT").await?),
         // The connection is given up, and the transaction with it.
         Err(failure) => Err(match failure {
-            Failure::Duplicate => Failure::Retry("another process makes the schema".to_owned()),
+            Failure::Duplicate(_) => Failure::Retry("another process makes the schema".to_owned()),
             // Nothing of it is an event's fault.
             Failure::Refused { message, .. } => Failure::Retry(message),
             other => other,

@@ -96,7 +96,7 @@ impl Writer {
             && stretch.first >= position.applied
         {
             match self.straight(settings, events, stretch, position).await {
-                Err(Failure::Duplicate) => self.roll_back().await?,
+                Err(Failure::Duplicate(_)) => self.roll_back().await?,
                 done => return self.settled(done, stretch).await,
             }
         }
@@ -162,7 +162,15 @@ impl Writer {
         self.begin(settings, step).await?;
         let known = self.known_ids(settings, events).await?;
         self.copy(&into, settings, unknown(events, &known)).await?;
-        self.connection.execute(&on, &[]).await?;
+        let inserted = self.connection.execute(&on, &[]).await;
+        inserted.map_err(|error| match Failure::from(error) {
+            // What our own key finds is skipped: this is a key that somebody else gave the table.
+            Failure::Duplicate(message) => Failure::Refused {
+                code: "constraint",
+                message,
+            },
+            other => other,
+        })?;
         Ok(self.connection.batch_execute("COMMIT").await?)
     }
 
@@ -171,12 +179,13 @@ impl Writer {
         let events = &settings.events;
         self.connection
             .batch_execute(&format!(
-                "CREATE TEMP TABLE telemetryx_staging (LIKE {events}) ON COMMIT DELETE ROWS"
+                "CREATE TEMP TABLE telemetryx_staging ON COMMIT DELETE ROWS \
+                 AS SELECT {COLUMNS} FROM {events} WITH NO DATA"
             ))
             .await?;
         let into = copy_into(&self.connection, STAGING).await?;
         let on = format!(
-            "INSERT INTO {events} ({COLUMNS}) SELECT {COLUMNS} FROM {STAGING} ON CONFLICT DO NOTHING"
+            "INSERT INTO {events} ({COLUMNS}) SELECT {COLUMNS} FROM {STAGING} ON CONFLICT (id, ts) DO NOTHING"
         );
         Ok((into, self.connection.prepare(&on).await?))
     }
