@@ -1,7 +1,7 @@
 //! Statements over HTTP, and what the server's answers mean.
 
 use ::http::header::CONTENT_TYPE;
-use ::http::{HeaderMap, HeaderName, HeaderValue};
+use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::config::Secret;
 use crate::sinks::DeliverError;
@@ -198,8 +198,13 @@ impl Server {
         Err(match error_number(&answer.body) {
             Some(VIOLATED_CONSTRAINT) => message("constraint"),
             Some(number) if INVALID_DATA.contains(&number) => message("invalid_data"),
-            // One insert may not touch as many partitions: halves of it may.
-            Some(TOO_MANY_PARTS) if said.contains("partitions") => message("too_many_partitions"),
+            // One insert may not touch as many partitions: halves of it may. Its other meaning passes by itself: parts that
+            // wait to be merged.
+            Some(TOO_MANY_PARTS) if said.contains("partitions for single INSERT") => {
+                message("too_many_partitions")
+            }
+            // A proxy before the server takes no body as large.
+            None if answer.status == StatusCode::PAYLOAD_TOO_LARGE => message("http_413"),
             _ => self.retryable(&said),
         })
     }
