@@ -359,7 +359,7 @@ fn route_waits_as_long_as_the_receiver_says_and_for_whoever_mends_the_url() {
     receiver.behave(&json!({"do": "answer", "status": 307, "headers": headers}));
     trouble(
         &service,
-        "redirects are not followed (to http://127.0.0.1:1/elsewhere)",
+        "redirects are not followed (to http://127.0.0.1:1)",
     );
     receiver.behave(&json!({"do": "answer", "status": 429, "headers": {"retry-after": "2"}}));
     trouble(&service, "429");

@@ -407,11 +407,12 @@ impl Answer {
         let text = shown(&String::from_utf8_lossy(&self.body));
         let location = self.headers.get(LOCATION).and_then(|to| to.to_str().ok());
         match location.filter(|_| self.status.is_redirection()) {
-            Some(to) => format!(
-                "{}: redirects are not followed (to {})",
-                self.status,
-                shown(to)
-            ),
+            // Without the path, which may be the secret one that we asked for.
+            Some(to) => {
+                let to = Url::parse(to).map(|to| to.origin().ascii_serialization());
+                let to = to.unwrap_or_else(|_| "another path".to_owned());
+                format!("{}: redirects are not followed (to {to})", self.status)
+            }
             None if text.is_empty() => self.status.to_string(),
             None => format!("{}: {text}", self.status),
         }

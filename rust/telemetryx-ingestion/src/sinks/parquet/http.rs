@@ -39,6 +39,8 @@ impl HttpConnector for Connector {
             .connect_timeout(self.timeout)
             // A redirected request has a signature for another address.
             .redirect(reqwest::redirect::Policy::none())
+            // Nor do events go where no config says.
+            .no_proxy()
             .user_agent(concat!("telemetryx/", env!("CARGO_PKG_VERSION")))
             .build();
         let client = client.map_err(|error| object_store::Error::Generic {
