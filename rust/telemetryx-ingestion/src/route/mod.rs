@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `runner.rs` | the loop: read › filter › process › deliver › settle › commit |
 //! | `pipeline.rs` | filter and processors, and what they make of a batch |
+//! | `read_ahead.rs` | what is read while the sink is still at the batch before |
 //! | `delivering.rs` | one batch to the sink, until it is delivered or dead: retry, breaker |
 //! | `shared_sink.rs` | the sink, one batch at a time |
 //! | `breaker.rs` | the circuit breaker |

@@ -6,7 +6,7 @@
 //! | `clickhouse/` | `clickhouse`: raw events in a table |
 //! | `grpc/` | `grpc`: a brain, whose findings become events |
 //! | `http.rs` | `http`: NDJSON or JSON to a URL, signed |
-//! | `kafka/` | `kafka`: a message an event
+//! | `kafka/` | `kafka`: a message an event |
 //! | `lines.rs` | `file`, `stdout`: NDJSON |
 //! | `otlp/` | `otlp`: as OTLP over HTTP or gRPC |
 //! | `parquet/` | `parquet`: Parquet files in an object store or a folder |
