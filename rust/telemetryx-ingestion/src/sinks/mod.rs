@@ -34,6 +34,7 @@ mod clickhouse;
 mod emitter;
 mod grpc;
 mod http;
+#[cfg(feature = "kafka")]
 mod kafka;
 mod lines;
 mod otlp;
