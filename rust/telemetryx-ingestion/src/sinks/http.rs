@@ -105,21 +105,15 @@ fn construct(
             Err(error) => mistakes.push(error.to_string()),
         }
     }
-    let web = Web::new(WebConfig {
+    let web = WebConfig {
         url: config.url,
         url_file: config.url_file,
         headers: config.headers,
         headers_file: config.headers_file,
         tls: config.tls,
         timeout: config.timeout,
-    });
-    let web = match web {
-        Ok(web) if mistakes.is_empty() => web,
-        web => {
-            mistakes.extend(web.err().into_iter().flatten());
-            return Err(PluginError::Several(mistakes));
-        }
     };
+    let web = Web::new_beside(mistakes, web)?;
     Ok(Box::new(HttpSink {
         route: context.route.to_owned(),
         web,

@@ -4,6 +4,7 @@
 //! reason.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -15,8 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use reqwest::{Client, Url, redirect};
-use rustls::crypto::ring;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 
@@ -25,6 +25,7 @@ use super::secret::SinkSecret;
 use super::tls::TlsFiles;
 use crate::config;
 use crate::config::Secret;
+use crate::plugin::PluginError;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
@@ -186,6 +187,20 @@ impl Web {
         self.timeout
     }
 
+    /// As [`new`](Self::new), for a sink that has found `mistakes` of its own: all of them are said together.
+    pub(super) fn new_beside(
+        mut mistakes: Vec<String>,
+        config: WebConfig,
+    ) -> Result<Self, PluginError> {
+        match Self::new(config) {
+            Ok(web) if mistakes.is_empty() => Ok(web),
+            web => {
+                mistakes.extend(web.err().into_iter().flatten());
+                Err(PluginError::Several(mistakes))
+            }
+        }
+    }
+
     /// Until when the server asked to be left alone.
     pub(super) fn not_before(&self) -> Option<Instant> {
         *self.not_before.lock()
@@ -227,14 +242,14 @@ impl Web {
             headers.extend(read.map_err(|error| format!("`headers_file`: {error}"))?);
         }
         let tls = match place.url.scheme() {
-            "https" => {
-                let files = self.tls.clone().unwrap_or_default();
-                Some(files.client_config().map_err(|error| error.to_string())?)
-            }
+            "https" => Some(self.tls.clone().unwrap_or_default().client_config()),
             _ => None,
         };
+        let tls = tls.transpose().map_err(|error| error.to_string())?;
+        let always = tls.clone().map_or_else(TlsFiles::trusting_nobody, Ok);
+        let always = always.map_err(|error| error.to_string())?;
         let builder = Client::builder()
-            .tls_backend_preconfigured(tls.clone().map_or_else(trusts_nobody, Ok)?)
+            .tls_backend_preconfigured(always)
             .user_agent(USER_AGENT)
             .redirect(redirect::Policy::none())
             .no_proxy()
@@ -430,28 +445,19 @@ pub(super) fn shown(text: &str) -> String {
     }
 }
 
-/// The innermost reason; the outer ones say that there was a request.
+/// The innermost reason: the outer ones say that there was a request, and show its URL.
 fn words_of(error: &reqwest::Error) -> String {
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    if std::ptr::eq(
-        std::ptr::from_ref(innermost).cast::<()>(),
-        std::ptr::from_ref(error).cast::<()>(),
-    ) {
-        return "the request failed".to_owned();
-    }
-    innermost.to_string()
+    error
+        .source()
+        .map_or_else(|| "the request failed".to_owned(), innermost)
 }
 
-/// For a server without TLS: the library wants one all the same.
-fn trusts_nobody() -> Result<ClientConfig, String> {
-    let builder = ClientConfig::builder_with_provider(ring::default_provider().into());
-    let builder = builder.with_safe_default_protocol_versions();
-    let builder = builder.map_err(|error| error.to_string())?;
-    let config = builder.with_root_certificates(RootCertStore::empty());
-    Ok(config.with_no_client_auth())
+/// What an error came from in the end.
+pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
+    match error.source() {
+        Some(source) => innermost(source),
+        None => error.to_string(),
+    }
 }
 
 fn headers_of<'t>(pairs: impl Iterator<Item = (&'t str, &'t str)>) -> Result<HeaderMap, String> {

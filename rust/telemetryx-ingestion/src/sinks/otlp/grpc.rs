@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use tonic::Code;
 
 use crate::sinks::DeliverError;
-use crate::sinks::web::{ANSWER_BYTES_MAX, Open, Web, shown};
+use crate::sinks::web::{ANSWER_BYTES_MAX, Open, Web, innermost, shown};
 
 /// A flag and four bytes of length are before a message.
 const PREFIX_BYTES: usize = 5;
@@ -77,7 +77,7 @@ impl Grpc {
                 // Perhaps an address or a certificate is another one by now.
                 web.reopen();
                 let words = match failed {
-                    Ok(Err(error)) => words_of(&*error),
+                    Ok(Err(error)) => innermost(&*error),
                     _ => web.too_slow(),
                 };
                 return Err(open.place.retryable(&words));
@@ -177,13 +177,4 @@ fn request(
     let mut request = Request::post(uri).body(Full::new(body.into()))?;
     *request.headers_mut() = headers;
     Ok(request)
-}
-
-/// The innermost reason; the outer ones say that there was a request.
-fn words_of(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
