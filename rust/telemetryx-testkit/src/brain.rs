@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::eventually::eventually;
+use crate::process::Process;
 use crate::service::free_port;
 
 /// It reads some megabytes of Python first.
@@ -18,11 +19,11 @@ const END_WAIT_MAX: Duration = Duration::from_secs(20);
 /// A running (or killed, or hung) brain. Dropping it kills it and removes its directory.
 #[derive(Debug)]
 pub struct Brain {
+    process: Process,
     folder: TempDir,
     port: u16,
     program: PathBuf,
     arguments: Vec<String>,
-    child: Option<Child>,
 }
 
 impl Brain {
@@ -54,7 +55,7 @@ impl Brain {
             port: free_port(),
             program: program.to_owned(),
             arguments,
-            child: None,
+            process: Process::default(),
         };
         brain.run();
         brain
@@ -84,9 +85,7 @@ impl Brain {
     /// SIGKILL, and waits until it is gone.
     #[track_caller]
     pub fn kill(&mut self) {
-        let mut child = self.child.take().expect("the brain is running");
-        child.kill().expect("it can be killed");
-        child.wait().expect("it can be waited for");
+        self.process.kill();
     }
 
     /// SIGTERM, and waits until it has ended.
@@ -95,8 +94,8 @@ impl Brain {
     /// If it does not end, or not well.
     #[track_caller]
     pub fn terminate(&mut self) {
-        self.signal(Signal::TERM);
-        let mut child = self.child.take().expect("the brain is running");
+        self.process.signal(Signal::TERM);
+        let mut child = self.process.take();
         eventually(
             END_WAIT_MAX,
             "the brain ends",
@@ -107,7 +106,7 @@ impl Brain {
     /// Starts it again where it was.
     #[track_caller]
     pub fn restart(&mut self) {
-        if self.child.is_some() {
+        if self.process.is_there() {
             self.kill();
         }
         self.run();
@@ -116,19 +115,13 @@ impl Brain {
     /// SIGSTOP: connections stay open, and nothing answers.
     #[track_caller]
     pub fn hang(&self) {
-        self.signal(Signal::STOP);
+        self.process.signal(Signal::STOP);
     }
 
     /// SIGCONT.
     #[track_caller]
     pub fn go_on(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().expect("the brain is running");
-        let pid = Pid::from_raw(child.id().cast_signed()).expect("a pid is not 0");
-        kill_process(pid, signal).expect("it can be signalled");
+        self.process.signal(Signal::CONT);
     }
 
     #[track_caller]
@@ -142,22 +135,16 @@ impl Brain {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn();
-        self.child = Some(child.expect("the program is there"));
+        self.process.began(child.expect("the program is there"));
         let mut ended = None;
         eventually(READY_WAIT_MAX, "the brain is ready", || {
-            ended = self.child.as_mut().and_then(|child| child.try_wait().ok()?);
+            ended = self
+                .process
+                .child()
+                .and_then(|child| child.try_wait().ok()?);
             ended.is_some() || self.log().contains("ready on")
         });
         assert!(ended.is_none(), "the brain ended: {}", self.log());
-    }
-}
-
-impl Drop for Brain {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // SIGKILL ends a stopped process too.
-            let _gone = child.kill().and_then(|()| child.wait());
-        }
     }
 }
 

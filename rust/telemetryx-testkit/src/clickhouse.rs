@@ -1,14 +1,15 @@
 //! A real ClickHouse server as a child process, on ports and in a directory of its own.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::eventually::eventually;
 use crate::http::Connection;
+use crate::process::Process;
 use crate::service::free_port;
 
 const READY_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -17,11 +18,11 @@ const READY_WAIT_MAX: Duration = Duration::from_secs(30);
 /// kills it and removes its directory.
 #[derive(Debug)]
 pub struct ClickHouse {
+    process: Process,
     folder: TempDir,
     data: PathBuf,
     port: u16,
     tcp_port: u16,
-    child: Option<Child>,
 }
 
 impl ClickHouse {
@@ -60,7 +61,7 @@ impl ClickHouse {
             folder,
             port: free_port(),
             tcp_port: free_port(),
-            child: None,
+            process: Process::default(),
         };
         server.set_default_user("", "default");
         server
@@ -90,15 +91,13 @@ impl ClickHouse {
     /// SIGKILL, and waits until it is gone.
     #[track_caller]
     pub fn kill(&mut self) {
-        let mut child = self.child.take().expect("ClickHouse is running");
-        child.kill().expect("ClickHouse can be killed");
-        child.wait().expect("ClickHouse can be waited for");
+        self.process.kill();
     }
 
     /// Starts it again where it was.
     #[track_caller]
     pub fn restart(&mut self) {
-        if self.child.is_some() {
+        if self.process.is_there() {
             self.kill();
         }
         self.run();
@@ -107,13 +106,13 @@ impl ClickHouse {
     /// SIGSTOP: connections stay open, and nothing answers.
     #[track_caller]
     pub fn hang(&self) {
-        self.signal(Signal::STOP);
+        self.process.signal(Signal::STOP);
     }
 
     /// SIGCONT.
     #[track_caller]
     pub fn go_on(&self) {
-        self.signal(Signal::CONT);
+        self.process.signal(Signal::CONT);
     }
 
     /// The password of the user `default`, and its profile: `default` or `readonly`. The user `boss` may always do
@@ -136,7 +135,7 @@ impl ClickHouse {
         let new = self.folder.path().join("users.new");
         std::fs::write(&new, users).expect("the users can be written");
         std::fs::rename(new, file).expect("the users can be put in place");
-        if self.child.is_some() {
+        if self.process.is_there() {
             self.sql("SYSTEM RELOAD CONFIG");
         }
     }
@@ -176,12 +175,6 @@ impl ClickHouse {
         }
     }
 
-    fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().expect("ClickHouse is running");
-        let pid = Pid::from_raw(child.id().cast_signed()).expect("a pid is not 0");
-        kill_process(pid, signal).expect("ClickHouse can be signalled");
-    }
-
     #[track_caller]
     fn run(&mut self) {
         let folder = self.folder.path();
@@ -209,18 +202,9 @@ impl ClickHouse {
             .stderr(log)
             .spawn()
             .expect("there is a `clickhouse-server` (scripts/install-servers)");
-        self.child = Some(child);
+        self.process.began(child);
         eventually(READY_WAIT_MAX, "ClickHouse answers", || {
             self.try_sql("SELECT 1").is_ok()
         });
-    }
-}
-
-impl Drop for ClickHouse {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // SIGKILL ends a stopped process too.
-            let _gone = child.kill().and_then(|()| child.wait());
-        }
     }
 }

@@ -6,13 +6,14 @@ mod topics;
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::process::Process;
 use crate::proxy::Proxy;
 use crate::service::free_port;
 use crate::tools::tool;
@@ -70,7 +71,7 @@ impl KafkaBuilder {
                     direct_port: free_port(),
                     controller_port: free_port(),
                     proxy: self.proxied.then(|| Proxy::start(port)),
-                    child: None,
+                    process: Process::default(),
                 }
             })
             .collect();
@@ -87,8 +88,8 @@ impl KafkaBuilder {
 /// Running (or killed, or hung) brokers. Dropping them kills them and removes what they kept.
 #[derive(Debug)]
 pub struct Kafka {
-    folder: TempDir,
     nodes: Vec<Node>,
+    folder: TempDir,
 }
 
 #[derive(Debug)]
@@ -99,7 +100,7 @@ struct Node {
     direct_port: u16,
     controller_port: u16,
     proxy: Option<Proxy>,
-    child: Option<Child>,
+    process: Process,
 }
 
 impl Node {
@@ -151,18 +152,13 @@ impl Kafka {
     /// SIGKILL, and waits until it is gone.
     #[track_caller]
     pub fn kill(&mut self, broker: usize) {
-        let mut child = self.nodes[broker]
-            .child
-            .take()
-            .expect("the broker is running");
-        child.kill().expect("the broker can be killed");
-        child.wait().expect("the broker can be waited for");
+        self.nodes[broker].process.kill();
     }
 
     /// Starts it again where it was, and waits until all answer.
     #[track_caller]
     pub fn restart(&mut self, broker: usize) {
-        if self.nodes[broker].child.is_some() {
+        if self.nodes[broker].process.is_there() {
             self.kill(broker);
         }
         self.run(broker);
@@ -172,24 +168,21 @@ impl Kafka {
     /// SIGTERM: it hands over what it leads, and ends.
     #[track_caller]
     pub fn terminate(&mut self, broker: usize) {
-        self.signal(broker, Signal::TERM);
-        let mut child = self.nodes[broker]
-            .child
-            .take()
-            .expect("the broker is running");
+        self.nodes[broker].process.signal(Signal::TERM);
+        let mut child = self.nodes[broker].process.take();
         child.wait().expect("the broker can be waited for");
     }
 
     /// SIGSTOP: connections stay open, and nothing answers.
     #[track_caller]
     pub fn hang(&self, broker: usize) {
-        self.signal(broker, Signal::STOP);
+        self.nodes[broker].process.signal(Signal::STOP);
     }
 
     /// SIGCONT.
     #[track_caller]
     pub fn go_on(&self, broker: usize) {
-        self.signal(broker, Signal::CONT);
+        self.nodes[broker].process.signal(Signal::CONT);
     }
 
     /// What a broker has written.
@@ -302,7 +295,7 @@ controller.quorum.fetch.timeout.ms=1500
             .stderr(errors)
             .spawn()
             .expect("there is a `java` (scripts/install-servers)");
-        self.nodes[node].child = Some(child);
+        self.nodes[node].process.began(child);
     }
 
     /// Each broker that runs answers, and knows of the others that run.
@@ -312,13 +305,13 @@ controller.quorum.fetch.timeout.ms=1500
         let running = self
             .nodes
             .iter()
-            .filter(|node| node.child.is_some())
+            .filter(|node| node.process.is_there())
             .count();
         for node in 0..self.nodes.len() {
             let mut client = self.client();
             let direct = self.nodes[node].direct_port;
             client.set("bootstrap.servers", format!("127.0.0.1:{direct}"));
-            let Some(child) = self.nodes[node].child.as_mut() else {
+            let Some(child) = self.nodes[node].process.child() else {
                 continue;
             };
             let consumer: BaseConsumer = client.create().expect("the settings are right");
@@ -337,27 +330,6 @@ controller.quorum.fetch.timeout.ms=1500
                         String::from_utf8_lossy(tail)
                     );
                 }
-            }
-        }
-    }
-
-    #[track_caller]
-    fn signal(&self, broker: usize, signal: Signal) {
-        let child = self.nodes[broker]
-            .child
-            .as_ref()
-            .expect("the broker is running");
-        let pid = Pid::from_raw(child.id().cast_signed()).expect("a pid is not 0");
-        kill_process(pid, signal).expect("the broker can be signalled");
-    }
-}
-
-impl Drop for Kafka {
-    fn drop(&mut self) {
-        for node in &mut self.nodes {
-            if let Some(mut child) = node.child.take() {
-                // SIGKILL ends a stopped process too.
-                let _gone = child.kill().and_then(|()| child.wait());
             }
         }
     }

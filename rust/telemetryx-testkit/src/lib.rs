@@ -10,6 +10,7 @@
 //! | `kafka.rs` | a real Apache Kafka, one broker or several, which can be killed and hung; its topics |
 //! | `clickhouse.rs` | a real ClickHouse server, which can be killed and hung |
 //! | `postgres.rs` | a real PostgreSQL server, which can be killed and hung |
+//! | `process.rs` | the process of such a server |
 //! | `proxy.rs` | a bad network before a server: cut, hung, slow, garbage |
 //! | `redis.rs` | starts, kills, hangs, restarts a real Redis; a connection to it |
 //! | `s3.rs` | a real S3 server, which can be killed and hung |
@@ -47,6 +48,7 @@ mod h2;
 mod http;
 mod kafka;
 mod postgres;
+mod process;
 mod proxy;
 mod redis;
 mod s3;

@@ -3,13 +3,14 @@
 use std::io::{BufRead, BufReader, Error, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::eventually::eventually;
+use crate::process::Process;
 use crate::service::free_port;
 
 const READY_WAIT_MAX: Duration = Duration::from_secs(20);
@@ -19,11 +20,11 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_secs(20);
 /// A running (or killed, or hung) Redis that keeps what it has answered. Dropping it kills it and removes its directory.
 #[derive(Debug)]
 pub struct RedisServer {
+    process: Process,
     folder: TempDir,
     port: u16,
     arguments: Vec<String>,
     password: Option<String>,
-    child: Option<Child>,
 }
 
 /// What Redis answered.
@@ -69,7 +70,7 @@ impl RedisServer {
                 .map(|argument| (*argument).to_owned())
                 .collect(),
             password,
-            child: None,
+            process: Process::default(),
         };
         server.run();
         server
@@ -98,15 +99,13 @@ impl RedisServer {
     /// SIGKILL, and waits until it is gone.
     #[track_caller]
     pub fn kill(&mut self) {
-        let mut child = self.child.take().expect("Redis is running");
-        child.kill().expect("Redis can be killed");
-        child.wait().expect("Redis can be waited for");
+        self.process.kill();
     }
 
     /// Starts it again where it was.
     #[track_caller]
     pub fn restart(&mut self) {
-        if self.child.is_some() {
+        if self.process.is_there() {
             self.kill();
         }
         self.run();
@@ -115,13 +114,13 @@ impl RedisServer {
     /// SIGSTOP: connections stay open, and nothing answers.
     #[track_caller]
     pub fn hang(&self) {
-        self.signal(Signal::STOP);
+        self.process.signal(Signal::STOP);
     }
 
     /// SIGCONT.
     #[track_caller]
     pub fn go_on(&self) {
-        self.signal(Signal::CONT);
+        self.process.signal(Signal::CONT);
     }
 
     /// A connection.
@@ -141,12 +140,6 @@ impl RedisServer {
         self.connect().ask(command)
     }
 
-    fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().expect("Redis is running");
-        let pid = Pid::from_raw(child.id().cast_signed()).expect("a pid is not 0");
-        kill_process(pid, signal).expect("Redis can be signalled");
-    }
-
     #[track_caller]
     fn run(&mut self) {
         let port = self.port.to_string();
@@ -160,7 +153,7 @@ impl RedisServer {
             .stdout(Stdio::null())
             .spawn()
             .expect("there is a `redis-server` (scripts/install-servers)");
-        self.child = Some(child);
+        self.process.began(child);
         eventually(READY_WAIT_MAX, "Redis answers", || {
             let Ok(mut connection) = RedisConnection::open(&self.address()) else {
                 return false;
@@ -170,15 +163,6 @@ impl RedisServer {
                 .try_ask(&["PING"])
                 .is_ok_and(|answer| !matches!(answer, RedisAnswer::Error(words) if words.starts_with("LOADING")))
         });
-    }
-}
-
-impl Drop for RedisServer {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // SIGKILL ends a stopped process too.
-            let _gone = child.kill().and_then(|()| child.wait());
-        }
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::eventually::eventually;
+use crate::process::Process;
 use crate::service::free_port;
 use crate::tools::tool;
 
@@ -20,10 +21,10 @@ const SECRET_KEY: &str = "test1234";
 /// A running (or killed, or hung) server with one bucket. Dropping it kills it and removes what it kept.
 #[derive(Debug)]
 pub struct S3Server {
+    process: Process,
     _scratch: TempDir,
     root: PathBuf,
     port: u16,
-    child: Option<Child>,
 }
 
 impl S3Server {
@@ -60,7 +61,7 @@ impl S3Server {
             _scratch: scratch,
             root,
             port: free_port(),
-            child: None,
+            process: Process::default(),
         };
         server.restart();
         server
@@ -89,9 +90,8 @@ impl S3Server {
     /// SIGKILL, and waits until it is gone; nothing if it does not run.
     #[track_caller]
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().expect("the S3 server can be killed");
-            child.wait().expect("the S3 server can be waited for");
+        if self.process.is_there() {
+            self.process.kill();
         }
     }
 
@@ -108,7 +108,7 @@ impl S3Server {
             .stderr(Stdio::null())
             .spawn()
             .expect("there is target/tools/bin/s3s-fs (scripts/install-servers)");
-        self.child = Some(child);
+        self.process.began(child);
         eventually(READY_WAIT_MAX, "the S3 server takes connections", || {
             TcpStream::connect(("127.0.0.1", self.port)).is_ok()
         });
@@ -117,28 +117,12 @@ impl S3Server {
     /// SIGSTOP: connections stay open, and nothing answers.
     #[track_caller]
     pub fn hang(&self) {
-        self.signal(Signal::STOP);
+        self.process.signal(Signal::STOP);
     }
 
     /// SIGCONT.
     #[track_caller]
     pub fn go_on(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    #[track_caller]
-    fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().expect("the S3 server is running");
-        let pid = Pid::from_raw(child.id().cast_signed()).expect("a pid is not 0");
-        kill_process(pid, signal).expect("the S3 server can be signalled");
-    }
-}
-
-impl Drop for S3Server {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // SIGKILL ends a stopped process too.
-            let _gone = child.kill().and_then(|()| child.wait());
-        }
+        self.process.signal(Signal::CONT);
     }
 }

@@ -153,7 +153,7 @@ impl Kafka {
 
     pub(super) fn client(&self) -> ClientConfig {
         let mut client = ClientConfig::new();
-        let running = self.nodes.iter().filter(|node| node.child.is_some());
+        let running = self.nodes.iter().filter(|node| node.process.is_there());
         let direct: Vec<_> = running
             .map(|node| format!("127.0.0.1:{}", node.direct_port))
             .collect();
