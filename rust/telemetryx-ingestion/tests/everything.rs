@@ -4,14 +4,14 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::Value;
 use support::python::{python, python_of_brain};
 use support::{SOON, assert_books_balance, service, settle, start};
 use telemetryx_testkit::{
-    Brain, Kafka, Postgres, RedisServer, S3Server, Service, eventually, eventually_some,
+    Brain, ClickHouse, Kafka, Postgres, RedisServer, S3Server, Service, eventually, eventually_some,
 };
 
 const DELIVERIES: &str = include_str!("data/github-webhooks.ndjson");
@@ -66,12 +66,33 @@ fn id_and_type(event: &Value) -> (String, String) {
     (text("id"), text("type"))
 }
 
-fn in_events(service: &Service) -> Vec<(String, String)> {
+fn ndjson_events(service: &Service) -> Vec<Value> {
     let headers = [("accept", "application/x-ndjson")];
-    let answer = service
-        .request("GET", "/events", &headers, b"")
-        .expect_status(200);
-    answer.ndjson().iter().map(id_and_type).collect()
+    let answer = service.request("GET", "/events", &headers, b"");
+    answer.expect_status(200).ndjson()
+}
+
+fn in_events(service: &Service) -> Vec<(String, String)> {
+    ndjson_events(service).iter().map(id_and_type).collect()
+}
+
+/// What `/stats` says of all the sources together.
+fn in_stats(service: &Service) -> Counts {
+    let sources = DELIVERIES.lines().map(|line| {
+        let event: Value = serde_json::from_str(line).unwrap();
+        event["source"].as_str().unwrap().replace('/', "%2F")
+    });
+    let mut counts = Counts::new();
+    for source in sources.collect::<BTreeSet<_>>() {
+        let stats = service
+            .get(&format!("/stats/{source}"))
+            .expect_status(200)
+            .json();
+        for (kind, count) in stats["event_types"].as_object().unwrap() {
+            *counts.entry(kind.clone()).or_insert(0) += count.as_u64().unwrap();
+        }
+    }
+    counts
 }
 
 /// Every delivery in every round, in requests.
@@ -91,14 +112,16 @@ fn requests() -> Vec<String> {
 
 #[test]
 fn every_outlet_has_every_event_once_whoever_is_killed() {
-    let (mut postgres, mut redis, mut s3, mut kafka, mut brain) = (
+    let (mut postgres, mut clickhouse, mut redis, mut s3, mut kafka, mut brain) = (
         Postgres::start(),
+        ClickHouse::start(),
         RedisServer::start(),
         S3Server::start(),
         Kafka::start(),
         Brain::of(&python_of_brain().with_file_name("telemetryx-brain"), BRAIN),
     );
     let receiver = start("");
+    let collector = service().otlp().start();
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("events.ndjson");
     let patience = "retry: { initial: 5ms, max: 100ms }, breaker: { failures: 5, open_for: 200ms }";
@@ -108,6 +131,10 @@ fn every_outlet_has_every_event_once_whoever_is_killed() {
         (
             "postgres",
             format!("kind: postgres, url: '{}'", postgres.url()),
+        ),
+        (
+            "clickhouse",
+            format!("kind: clickhouse, url: '{}'", clickhouse.url()),
         ),
         ("redis", format!("kind: redis, url: '{}'", redis.url())),
         (
@@ -126,6 +153,13 @@ fn every_outlet_has_every_event_once_whoever_is_killed() {
         (
             "http",
             format!("kind: http, url: '{}/ingest'", receiver.url()),
+        ),
+        (
+            "otlp",
+            format!(
+                "kind: otlp, url: 'http://{}'",
+                collector.otlp_http_address()
+            ),
         ),
         ("file", format!("kind: file, path: {file:?}")),
     ];
@@ -151,13 +185,17 @@ fn every_outlet_has_every_event_once_whoever_is_killed() {
             3 => redis.kill(),
             4 => s3.kill(),
             6 => brain.kill(),
-            7 => kafka.kill(0),
+            7 => {
+                kafka.kill(0);
+                clickhouse.kill();
+            }
             8 => {
                 postgres.restart();
                 redis.restart();
                 s3.restart();
                 brain.restart();
                 kafka.restart(0);
+                clickhouse.restart();
             }
             _ => {}
         }
@@ -167,6 +205,7 @@ fn every_outlet_has_every_event_once_whoever_is_killed() {
     s3.restart();
     brain.restart();
     kafka.restart(0);
+    clickhouse.restart();
     eventually(3 * SOON, "every route has everything", || {
         let status = service.get("/status").json();
         let routes = status["routes"].as_object().unwrap();
@@ -188,8 +227,11 @@ fn every_outlet_has_every_event_once_whoever_is_killed() {
     let stored = in_events(&service);
     assert_eq!(stored.len() as u64, total, "each once in SQLite");
     assert_eq!(distinct(stored), sent, "SQLite");
+    assert_eq!(in_stats(&service), sent, "stats");
     let rows = postgres.sql("SELECT type, count(*) FROM events GROUP BY type");
     assert_eq!(parsed(&rows, '|'), sent, "PostgreSQL");
+    let rows = clickhouse.sql("SELECT type, count() FROM events GROUP BY type");
+    assert_eq!(parsed(&rows, '\t'), sent, "ClickHouse");
     let hash = redis.ask(&["HGETALL", "{telemetryx}:types"]);
     let (pairs, []) = hash.list().as_chunks::<2>() else {
         panic!("{hash:?}")
@@ -234,13 +276,29 @@ fn every_outlet_has_every_event_once_whoever_is_killed() {
         (received == sent).then_some(received)
     });
     assert_eq!(received, sent, "HTTP");
+    let collected = eventually_some(SOON, "the collector has stored everything", || {
+        let records = ndjson_events(&collector);
+        let attribute = |record: &Value, name: &str| {
+            let value = record["attributes"][name].as_str();
+            value.unwrap_or_else(|| panic!("{record}")).to_owned()
+        };
+        let named = records.iter().map(|record| {
+            (
+                attribute(record, "telemetryx.id"),
+                attribute(record, "name"),
+            )
+        });
+        let collected = distinct(named);
+        (collected == sent).then_some(collected)
+    });
+    assert_eq!(collected, sent, "OTLP");
     let lines = std::fs::read_to_string(&file).unwrap();
     let lines = lines
         .lines()
         .map(|line| id_and_type(&serde_json::from_str(line).unwrap()));
     assert_eq!(distinct(lines), sent, "file");
     println!(
-        "{total} events of {} types agree in nine outlets",
+        "{total} events of {} types agree in eleven outlets",
         sent.len()
     );
 }

@@ -6,10 +6,8 @@ mod support;
 
 use support::outages::{Outages, Trouble};
 use support::parquet::parquet_ids;
-use support::{SOON, service, start};
-use telemetryx_testkit::{
-    Kafka, Postgres, Proxy, RedisAnswer, RedisServer, S3Server, SmallDisk, eventually,
-};
+use support::{service, start};
+use telemetryx_testkit::{Kafka, Postgres, Proxy, RedisAnswer, RedisServer, S3Server, SmallDisk};
 
 #[test]
 fn postgres() {
@@ -36,7 +34,6 @@ fn postgres() {
             sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'writer'");
         }
     };
-    let filled = std::cell::RefCell::new(None);
     let mut troubles = Trouble::of_the_network(&proxy, "no answer within 300ms", "");
     troubles.extend([
         Trouble::new(
@@ -69,19 +66,7 @@ fn postgres() {
             reload("ALTER TABLE events RENAME TO gone"),
             reload("ALTER TABLE gone RENAME TO events"),
         ),
-        Trouble::new(
-            "disk full",
-            "No space left on device",
-            || {
-                *filled.borrow_mut() = Some(disk.fill());
-                // What the tables have room for is not refused.
-                eventually(SOON, "the disk is full", || {
-                    outages.post(500);
-                    service.get("/health").json()["routes"]["outlet"]["state"] == "down"
-                });
-            },
-            || std::fs::remove_file(filled.take().unwrap()).unwrap(),
-        ),
+        outages.disk_full(&disk, "No space left on device"),
     ]);
     outages.go_through(&troubles);
     drop(troubles);
@@ -213,7 +198,6 @@ fn parquet() {
         S3Server::options(proxy.port())
     )));
     let outages = Outages::of(&service);
-    let filled = std::cell::RefCell::new(None);
     let hung = "nothing moved for 300ms";
     let mut troubles = Trouble::of_the_network(&proxy, hung, "invalid HTTP");
     troubles.extend([
@@ -230,12 +214,7 @@ fn parquet() {
             || proxy.answer_with(FORBIDDEN),
             || proxy.restore(),
         ),
-        Trouble::new(
-            "disk full",
-            "500 Internal Server Error",
-            || *filled.borrow_mut() = Some(disk.fill()),
-            || std::fs::remove_file(filled.take().unwrap()).unwrap(),
-        ),
+        outages.disk_full(&disk, "500 Internal Server Error"),
     ]);
     outages.go_through(&troubles);
     drop(troubles);

@@ -100,6 +100,11 @@ impl Proxy {
         self.shared.credit.store(bytes, Ordering::SeqCst);
     }
 
+    /// Whether the cut that [`Proxy::cut_after`] announced has not come yet.
+    pub fn will_cut(&self) -> bool {
+        self.shared.credit.load(Ordering::SeqCst) != u64::MAX
+    }
+
     /// Ends every connection, also new ones.
     pub fn refuse(&self) {
         *self.shared.weather() = Weather::Refused;

@@ -1,10 +1,11 @@
 //! What a sink goes through: troubles of its server and of the way to it, one after the other. Each must end with every
 //! event delivered, must not touch another route, and must be named wherever one looks, once.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use serde_json::Value;
-use telemetryx_testkit::{Proxy, Service, eventually};
+use telemetryx_testkit::{Proxy, Service, SmallDisk, eventually};
 
 use super::{SOON, assert_books_balance, event, metric};
 
@@ -15,10 +16,12 @@ pub(crate) struct Trouble<'a> {
     end: Box<dyn Fn() + 'a>,
     /// What the route says meanwhile; `None`: it need not notice.
     words: Option<&'a str>,
+    /// Whether it came to pass, of one that need not be noticed.
+    happened: Box<dyn Fn() -> bool + 'a>,
 }
 
 impl<'a> Trouble<'a> {
-    /// A trouble in which the route must be down, with these words somewhere in its error.
+    /// A trouble in which the route must be down, with these words somewhere in its error, whatever it is if there are none.
     pub(crate) fn new(
         name: &'a str,
         words: &'a str,
@@ -30,6 +33,7 @@ impl<'a> Trouble<'a> {
             begin: Box::new(begin),
             end: Box::new(end),
             words: Some(words),
+            happened: Box::new(|| true),
         }
     }
 
@@ -42,6 +46,7 @@ impl<'a> Trouble<'a> {
             begin,
             end: Box::new(fine),
             words: None,
+            happened: Box::new(|| !proxy.will_cut()),
         };
         vec![
             // Between the events of a batch, and in one of them.
@@ -110,6 +115,28 @@ impl<'a> Outages<'a> {
         ids
     }
 
+    /// The server's disk is full, and then has room again; these are the words of the server.
+    pub(crate) fn disk_full(&'a self, disk: &'a SmallDisk, words: &'a str) -> Trouble<'a> {
+        let filler = Rc::new(RefCell::new(None));
+        let filled = Rc::clone(&filler);
+        Trouble::new(
+            "disk full",
+            words,
+            move || {
+                *filled.borrow_mut() = Some(disk.fill());
+                // What the server has room for already is not refused.
+                eventually(SOON, "the disk is full", || {
+                    self.post(500);
+                    self.health()["state"] == "down"
+                });
+            },
+            move || {
+                let filler = filler.take().expect("the disk is full");
+                std::fs::remove_file(filler).expect("a file can be removed");
+            },
+        )
+    }
+
     fn route(&self, name: &str) -> Value {
         self.service.get("/status").json()["routes"][name].clone()
     }
@@ -155,7 +182,7 @@ impl<'a> Outages<'a> {
                     || {
                         let health = self.health();
                         let error = health["error"].as_str().unwrap_or_default().to_owned();
-                        health["state"] == "down" && error.contains(words)
+                        health["state"] == "down" && !error.is_empty() && error.contains(words)
                     },
                 );
                 let status = self.route("outlet");
@@ -168,7 +195,18 @@ impl<'a> Outages<'a> {
                     metric(self.service, "route_retries_total{route=\"outlet\"}") >= retries + 3.0
                 });
                 assert_eq!(self.said("batch_persist_failed"), downs + 1, "{name}");
+                let (stats, outlet) = (self.route("stats"), self.route("outlet"));
+                assert_eq!(stats["lag_events"], 0, "{name} touches another route");
+                assert_ne!(outlet["lag_events"], 0, "{name} lets events pass");
             }
+            // Some sinks send few bytes for many events.
+            eventually(SOON, &format!("`{name}` comes to pass"), || {
+                let happened = (trouble.happened)();
+                if !happened {
+                    self.post(50);
+                }
+                happened
+            });
             (trouble.end)();
             self.wait_until_delivered(name);
         }
