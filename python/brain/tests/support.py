@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import queue
+import socket
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -58,7 +60,7 @@ def numbers(values: Iterable[float], first: int = 0, source: str = "s") -> Batch
 class Client:
     """One stream, a message at a time."""
 
-    def __init__(self, channel: grpc.Channel, token: str | None = None) -> None:
+    def __init__(self, channel: grpc.Channel, token: str | None = None, timeout: float = 20) -> None:
         self._outgoing: queue.SimpleQueue[brain_pb2.ToBrain | None] = queue.SimpleQueue()
         call = channel.stream_stream(
             "/telemetryx.v1.Brain/Analyze",
@@ -66,10 +68,10 @@ class Client:
             response_deserializer=brain_pb2.FromBrain.FromString,
         )
         metadata = [("authorization", f"Bearer {token}")] if token else []
-        self._answers = call(iter(self._outgoing.get, None), metadata=metadata, timeout=20)
+        self._answers = call(iter(self._outgoing.get, None), metadata=metadata, timeout=timeout)
 
-    def hello(self, protocol: int = PROTOCOL, route: str = "r") -> brain_pb2.FromBrain:
-        hello = brain_pb2.Hello(protocol=protocol, route=route, version="test")
+    def hello(self, protocol: int = PROTOCOL, route: str = "r", limits: brain_pb2.Limits | None = None) -> brain_pb2.FromBrain:
+        hello = brain_pb2.Hello(protocol=protocol, route=route, version="test", limits=limits)
         self._outgoing.put(brain_pb2.ToBrain(hello=hello))
         return self.read()
 
@@ -93,6 +95,40 @@ class Client:
 
     def close(self) -> None:
         self._outgoing.put(None)
+
+
+class Passing:
+    """A port that passes one connection on to another, until it hangs: both ends stay, and hear nothing any more."""
+
+    def __init__(self, to: int) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._to = to
+        self._is_hung = False
+        self._ends: list[socket.socket] = []
+
+    def __enter__(self) -> Passing:
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for end in [self._listener, *self._ends]:
+            end.close()
+
+    def hang(self) -> None:
+        self._is_hung = True
+
+    def _serve(self) -> None:
+        client, server = self._listener.accept()[0], socket.create_connection(("127.0.0.1", self._to))
+        self._ends = [client, server]
+        threading.Thread(target=self._pass, args=(client, server), daemon=True).start()
+        self._pass(server, client)
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if not self._is_hung:
+                    target.sendall(data)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -133,8 +134,51 @@ def test_a_refusal_names_its_events() -> None:
         (1, "unreadable", "cannot read it"),
         (3, "unreadable", "cannot read it"),
     ]
-    everything = Refuse([], "one of them").answer(batch)
-    assert (len(everything.events), everything.message) == (0, "one of them")
+    assert [one.index for one in Refuse(iter([2, 0, 2]), "x").answer(batch).events] == [2, 0]
+    assert len(Refuse(0, "x" * 5000).answer(batch).events[0].message) == 1000
+
+
+@pytest.mark.parametrize("nothing", [[], iter(()), pd.Index([]), np.array([], dtype=int)])
+def test_a_refusal_of_nothing_is_a_mistake_and_not_one_of_everything(nothing: Any) -> None:
+    with pytest.raises(ValueError, match="was given none"):
+        Refuse(nothing, "one of them")
+
+
+def test_events_and_batches_of_ones_own_are_as_those_that_come() -> None:
+    events = [Event.of({"n": 1}, type="Order", source=7, index=0), Event.of("text", ts=TS, id="mine", index=1)]
+    assert [(one.id, one.type, one.source, one.ts) for one in events] == [
+        ("event-0", "Order", 7, 0),
+        ("mine", "event", "unknown", TS),
+    ]
+    own = Batch.of(events)
+    assert (len(own), own.cause.kind, own.events[1].payload) == (2, "journal", "text")
+    assert own.pandas(["n"])["n"][0] == 1
+    [finding] = Finding("x", cause=own.events[1]).message(own).causes
+    assert finding == 1
+
+
+def test_a_number_is_what_one_can_count_with() -> None:
+    payload = {"i": 3, "f": 0.5, "b": True, "s": "3", "huge": 10**400, "nan": float("nan"), "none": None, "deep": {"x": -1}}
+    one = Event.of(payload)
+    names = ["i", "f", "deep.x", "b", "s", "huge", "nan", "none", "missing", "s.x"]
+    assert [one.number(name) for name in names] == [3.0, 0.5, -1.0] + [None] * 7
+
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize("page", ["python/brain/README.md", "docs/sinks.md"])
+def test_the_examples_of_the_pages_run_and_find_the_slow_order_among_odd_events(page: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+    examples = [block for block in blocks if "@brain" in block]
+    assert examples
+    names: dict[str, Any] = {}
+    payloads: list[Any] = [{"seconds": 4.5}, {"seconds": "?"}, {}, None, [1], {"seconds": True}, {"seconds": 1}]
+    batch = Batch.of(Event.of(payload, type="Order", index=n) for n, payload in enumerate(payloads))
+    for example in examples:
+        functions._registered.clear()
+        exec(example, names)
+        assert [(list(one.message(batch).causes), one.payload) for one in found(batch)] == [([0], {"seconds": 4.5})], example
 
 
 def test_a_file_or_a_module_is_loaded_with_all_its_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

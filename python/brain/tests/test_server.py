@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support import Client, batch, event, numbers, serving
+from support import Client, Passing, batch, event, numbers, serving
 
 from telemetryx_brain import Batch, Finding, Refuse, ZScore
 from telemetryx_brain._proto import brain_pb2
@@ -63,12 +63,34 @@ def test_a_function_that_raises_makes_the_batch_come_later(caplog: pytest.LogCap
     assert len(caplog.text) < 30_000
 
 
-def test_what_cannot_be_sent_makes_the_batch_come_later() -> None:
+def test_what_is_over_the_limits_of_the_service_is_refused() -> None:
     with serving(lambda given: [Finding("x", cause=0)] * (2 * len(given) + 101)) as (_, channel):
         client = Client(channel)
-        client.hello()
-        assert "103 findings in a batch: 102 are the most" in client.ask(batch([event(0)])).later.message
+        client.hello(limits=brain_pb2.Limits(answer_bytes_max=1 << 20, findings_per_event_max=2, findings_more_max=100))
+        refused = client.ask(batch([event(0)])).refused
+        assert "103 findings in 1 events: 102 are the most" in refused.message
         client.close()
+
+
+def test_what_cannot_be_sent_makes_the_batch_come_later() -> None:
+    with serving(lambda _: [Finding("x", cause=7)]) as (_, channel):
+        client = Client(channel)
+        client.hello()
+        assert "no row 7" in client.ask(batch([event(0)])).later.message
+        client.close()
+
+
+def test_a_service_that_has_gone_without_a_word_leaves_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("telemetryx_brain.server._PING_MS", 300)
+    monkeypatch.setattr("telemetryx_brain.server._PING_WAIT_MS", 300)
+    with serving(silent) as (server, _), Passing(server.port) as way:  # noqa: SIM117 (it goes before the proxy)
+        with grpc.insecure_channel(f"127.0.0.1:{way.port}") as channel:
+            Client(channel, timeout=300).hello()
+            way.hang()
+            until = time.monotonic() + 20
+            while server._servicer._streams:
+                assert time.monotonic() < until, "the stream is still there"
+                time.sleep(0.01)
 
 
 def test_refused_events_are_named() -> None:

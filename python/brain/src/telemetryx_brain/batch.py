@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from telemetryx_brain._proto import brain_pb2, events_pb2
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import pandas as pd
     import pyarrow as pa
-
-    from telemetryx_brain._proto import brain_pb2, events_pb2
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -59,6 +60,19 @@ class Event:
     def __init__(self, message: events_pb2.Event, index: int) -> None:
         self._message = message
         self.index = index
+
+    @staticmethod
+    def of(
+        payload: Any = None, *, type: str = "event", source: str | int = "unknown", id: str = "", ts: int = 0, index: int = 0
+    ) -> Event:
+        """One of your own, to try a function with."""
+        message = events_pb2.Event(id=id or f"event-{index}", type=type, time_unix_nano=ts, schema_version=1)
+        if isinstance(source, int):
+            message.source_number = source
+        else:
+            message.source_name = source
+        message.payload = json.dumps(payload).encode()
+        return Event(message, index)
 
     @property
     def id(self) -> str:
@@ -129,6 +143,16 @@ class Event:
             found = found.get(name)
         return found
 
+    def number(self, path: str) -> float | None:
+        """The number that the payload has at a path; ``None`` if there is none, or something else."""
+        found = self.value(path)
+        if isinstance(found, bool) or not isinstance(found, (int, float)):
+            return None
+        try:
+            return float(found) if math.isfinite(found) else None
+        except OverflowError:
+            return None
+
     def __repr__(self) -> str:
         """Without the payload, which may be large."""
         return f"Event(id={self.id!r}, type={self.type!r}, source={self.source!r}, ts={self.ts})"
@@ -143,6 +167,16 @@ class Batch:
         self.cause = Cause.of(message)
         self._message = message
         self._indices = indices
+
+    @staticmethod
+    def of(events: Iterable[Event], route: str = "brain") -> Batch:
+        """One of your own, to try a function with."""
+        message = brain_pb2.Batch()
+        message.events.events.extend(event._message for event in events)
+        count = len(message.events.events)
+        message.offsets.extend(range(count))
+        message.journal.end = count
+        return Batch(route, message)
 
     def __len__(self) -> int:
         """How many events there are."""

@@ -20,6 +20,8 @@ Where: TypeAlias = Event | SupportsIndex
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _KIND_BYTES_MAX = 128 - len("brain.")
+WORDS_MAX = 1000
+"""Letters of a reason that are sent."""
 
 
 @dataclass(slots=True)
@@ -68,15 +70,21 @@ class Refuse(Exception):
     """Raise it for events that can never be handled: they become dead letters, and the others come again without them."""
 
     def __init__(self, events: Where | Iterable[Where], message: str, code: str = "refused") -> None:
-        """``message`` is for people, ``code`` a word for programs."""
+        """``message`` is for people, ``code`` a word for programs.
+
+        Raises ValueError if there are no events: whoever forgot to ask whether there are any would refuse all.
+        """
         super().__init__(message)
-        self.events = events
-        self.message = message
-        self.code = code
+        self.events: list[Where] = list(events) if isinstance(events, Iterable) else [events]
+        if not self.events:
+            raise ValueError("Refuse is for some events, and was given none")
+        self.message = message[:WORDS_MAX]
+        self.code = code[:WORDS_MAX]
 
     def answer(self, batch: Batch) -> brain_pb2.Refused:
         """As it is sent."""
-        each = (brain_pb2.RefusedEvent(index=at, code=self.code, message=self.message) for at in places(self.events, batch))
+        indices = dict.fromkeys(places(self.events, batch))
+        each = (brain_pb2.RefusedEvent(index=index, code=self.code, message=self.message) for index in indices)
         return brain_pb2.Refused(events=each, message=self.message)
 
 

@@ -20,8 +20,8 @@ import grpc
 
 from telemetryx_brain._proto import brain_pb2
 from telemetryx_brain.batch import Batch
-from telemetryx_brain.findings import Refuse
-from telemetryx_brain.memory import Memory
+from telemetryx_brain.findings import WORDS_MAX, Refuse
+from telemetryx_brain.memory import Memory, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,8 +34,13 @@ PROTOCOL = 1
 SERVICE = "telemetryx.v1.Brain"
 MESSAGE_BYTES_MAX = 64 << 20
 _STREAMS_MAX = 64
-_WORDS_MAX = 1000
+_FOUND_BYTES_MAX = 64 << 20
+"""Of the findings in one batch, in memory."""
 _TRACEBACK_MAX = 8000
+_PING_MS = 60_000
+_PING_WAIT_MS = 20_000
+_PINGED_MS = 500
+"""A service that has gone without a word is pinged; the service may ping this often, libraries let it be five minutes."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,14 @@ class Server:
         # One thread more a stream than may be open, for health checks.
         self._server = grpc.server(
             ThreadPoolExecutor(_STREAMS_MAX + 8, thread_name_prefix="stream"),
-            options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX), ("grpc.so_reuseport", 0)],
+            options=[
+                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.so_reuseport", 0),
+                ("grpc.keepalive_time_ms", _PING_MS),
+                ("grpc.keepalive_timeout_ms", _PING_WAIT_MS),
+                ("grpc.http2.ping_timeout_ms", _PING_WAIT_MS),
+                ("grpc.http2.min_ping_interval_without_data_ms", _PINGED_MS),
+            ],
         )
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Analyze": handler}),))
         _add_health(self._server)
@@ -125,7 +137,7 @@ class Servicer:
         if hello.hello.protocol != PROTOCOL:
             words = f"this brain speaks version {PROTOCOL} of the contract, not {hello.hello.protocol}"
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, words)
-        route = hello.hello.route
+        route, limits = hello.hello.route, hello.hello.limits if hello.hello.HasField("limits") else None
         arrived: queue.SimpleQueue[brain_pb2.Batch | None] = queue.SimpleQueue()
         with self._streams_lock:
             if self._stopping or len(self._streams) >= _STREAMS_MAX:
@@ -139,7 +151,7 @@ class Servicer:
             while (batch := arrived.get()) is not None:
                 if arrived.qsize() > self._options.max_in_flight:
                     context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "more batches than there was credit for")
-                yield brain_pb2.FromBrain(credit=1, answer=self._answer(route, batch))
+                yield brain_pb2.FromBrain(credit=1, answer=self._answer(route, batch, limits))
         finally:
             with self._streams_lock:
                 self._streams.discard(arrived)
@@ -152,16 +164,15 @@ class Servicer:
         if not hmac.compare_digest(str(shown).encode(), f"Bearer {self._options.token}".encode()):
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is missing or wrong")
 
-    def _answer(self, route: str, message: brain_pb2.Batch) -> brain_pb2.Answer:
+    def _answer(self, route: str, message: brain_pb2.Batch, limits: brain_pb2.Limits | None = None) -> brain_pb2.Answer:
         answer = brain_pb2.Answer(sequence=message.sequence)
         with self._one_at_a_time:
             known, places = self._memory.recall(route, message)
             batch = Batch(route, message, places)
             try:
-                found = [finding.message(batch) for finding in self._analyze(batch) or ()] if len(batch) else []
-                most = 2 * len(message.events.events) + 100
-                if len(known) + len(found) > most:
-                    raise ValueError(f"{len(found)} findings in a batch: {most} are the most")
+                found = self._look_at(batch)
+            except _TooMuch as too_much:
+                answer.refused.message = str(too_much)
             except Refuse as refuse:
                 try:
                     answer.refused.CopyFrom(refuse.answer(batch))
@@ -170,11 +181,40 @@ class Servicer:
             except Exception as error:
                 answer.later.message = _explain(error)
             else:
-                if places is None or places:
-                    self._memory.remember(route, message, found)
+                # Also if it is too much to say at once: the halves are answered from memory.
+                self._memory.remember(route, message, batch.indices, found)
                 answer.done.findings.extend(known)
                 answer.done.findings.extend(found)
+        excess = limits and _excess(answer, len(message.events.events), limits)
+        if excess:
+            answer = brain_pb2.Answer(sequence=message.sequence, refused=brain_pb2.Refused(message=excess))
+        if answer.HasField("refused") and not answer.refused.events:
+            log.warning("route %s: %s; it comes again in halves", route, answer.refused.message)
         return answer
+
+    def _look_at(self, batch: Batch) -> list[brain_pb2.Finding]:
+        found, size = [], 0
+        for finding in (self._analyze(batch) or ()) if len(batch) else ():
+            found.append(finding.message(batch))
+            size += size_of(found[-1])
+            if size > _FOUND_BYTES_MAX:
+                raise _TooMuch(f"the findings in {len(batch)} events take more than {_FOUND_BYTES_MAX} bytes of memory")
+        return found
+
+
+class _TooMuch(Exception):
+    """The findings of one batch are more than there is memory for."""
+
+
+def _excess(answer: brain_pb2.Answer, events: int, limits: brain_pb2.Limits) -> str | None:
+    """Why the service would not take it."""
+    findings, findings_max = len(answer.done.findings), limits.findings_per_event_max * events + limits.findings_more_max
+    if findings > findings_max:
+        return f"{findings} findings in {events} events: {findings_max} are the most"
+    size = brain_pb2.FromBrain(credit=1, answer=answer).ByteSize()
+    if size > limits.answer_bytes_max:
+        return f"the answer to {events} events takes {size} bytes: {limits.answer_bytes_max} are the most"
+    return None
 
 
 def _read(requests: Iterator[brain_pb2.ToBrain], arrived: queue.SimpleQueue[brain_pb2.Batch | None]) -> None:
@@ -192,7 +232,7 @@ def _read(requests: Iterator[brain_pb2.ToBrain], arrived: queue.SimpleQueue[brai
 def _explain(error: Exception) -> str:
     text = "".join(traceback.format_exception(error, limit=-20))
     log.error("the batch comes again later:\n%s", text[-_TRACEBACK_MAX:])
-    return f"{type(error).__name__}: {error}"[:_WORDS_MAX]
+    return f"{type(error).__name__}: {error}"[:WORDS_MAX]
 
 
 def _add_health(server: Any) -> None:

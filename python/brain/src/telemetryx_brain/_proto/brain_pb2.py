@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from . import events_pb2 as events__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0b\x62rain.proto\x12\rtelemetryx.v1\x1a\x0c\x65vents.proto\"b\n\x07ToBrain\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.telemetryx.v1.HelloH\x00\x12%\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x14.telemetryx.v1.BatchH\x00\x42\t\n\x07message\"9\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\r\n\x05route\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\"\xdd\x01\n\x05\x42\x61tch\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12)\n\x07journal\x18\x02 \x01(\x0b\x32\x16.telemetryx.v1.StretchH\x00\x12\'\n\x06replay\x18\x03 \x01(\x0b\x32\x15.telemetryx.v1.ReplayH\x00\x12)\n\x07redrive\x18\x04 \x01(\x0b\x32\x16.telemetryx.v1.RedriveH\x00\x12\x0f\n\x07offsets\x18\x05 \x03(\x04\x12)\n\x06\x65vents\x18\x06 \x01(\x0b\x32\x19.telemetryx.v1.EventBatchB\x07\n\x05\x63\x61use\"@\n\x07Stretch\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x04\x12\x0c\n\x04part\x18\x04 \x01(\r\"\x08\n\x06Replay\"&\n\x07Redrive\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\x0e\n\x06letter\x18\x02 \x01(\x03\"v\n\tFromBrain\x12\x0e\n\x06\x63redit\x18\x01 \x01(\r\x12%\n\x05ready\x18\x02 \x01(\x0b\x32\x14.telemetryx.v1.ReadyH\x00\x12\'\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x15.telemetryx.v1.AnswerH\x00\x42\t\n\x07message\"C\n\x05Ready\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\r\n\x05\x62rain\x18\x02 \x01(\t\x12\x19\n\x11message_bytes_max\x18\x03 \x01(\x04\"\x9b\x01\n\x06\x41nswer\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12#\n\x04\x64one\x18\x02 \x01(\x0b\x32\x13.telemetryx.v1.DoneH\x00\x12%\n\x05later\x18\x03 \x01(\x0b\x32\x14.telemetryx.v1.LaterH\x00\x12)\n\x07refused\x18\x04 \x01(\x0b\x32\x16.telemetryx.v1.RefusedH\x00\x42\x08\n\x06result\"0\n\x04\x44one\x12(\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x16.telemetryx.v1.Finding\"\x18\n\x05Later\x12\x0f\n\x07message\x18\x01 \x01(\t\"G\n\x07Refused\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.telemetryx.v1.RefusedEvent\x12\x0f\n\x07message\x18\x02 \x01(\t\"<\n\x0cRefusedEvent\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\">\n\x07\x46inding\x12\x0e\n\x06\x63\x61uses\x18\x01 \x03(\r\x12#\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x14.telemetryx.v1.Event2H\n\x05\x42rain\x12?\n\x07\x41nalyze\x12\x16.telemetryx.v1.ToBrain\x1a\x18.telemetryx.v1.FromBrain(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0b\x62rain.proto\x12\rtelemetryx.v1\x1a\x0c\x65vents.proto\"b\n\x07ToBrain\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.telemetryx.v1.HelloH\x00\x12%\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x14.telemetryx.v1.BatchH\x00\x42\t\n\x07message\"`\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\r\n\x05route\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12%\n\x06limits\x18\x04 \x01(\x0b\x32\x15.telemetryx.v1.Limits\"]\n\x06Limits\x12\x18\n\x10\x61nswer_bytes_max\x18\x01 \x01(\x04\x12\x1e\n\x16\x66indings_per_event_max\x18\x02 \x01(\r\x12\x19\n\x11\x66indings_more_max\x18\x03 \x01(\r\"\xdd\x01\n\x05\x42\x61tch\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12)\n\x07journal\x18\x02 \x01(\x0b\x32\x16.telemetryx.v1.StretchH\x00\x12\'\n\x06replay\x18\x03 \x01(\x0b\x32\x15.telemetryx.v1.ReplayH\x00\x12)\n\x07redrive\x18\x04 \x01(\x0b\x32\x16.telemetryx.v1.RedriveH\x00\x12\x0f\n\x07offsets\x18\x05 \x03(\x04\x12)\n\x06\x65vents\x18\x06 \x01(\x0b\x32\x19.telemetryx.v1.EventBatchB\x07\n\x05\x63\x61use\"@\n\x07Stretch\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x04\x12\x0c\n\x04part\x18\x04 \x01(\r\"\x08\n\x06Replay\"&\n\x07Redrive\x12\x0b\n\x03log\x18\x01 \x01(\t\x12\x0e\n\x06letter\x18\x02 \x01(\x03\"v\n\tFromBrain\x12\x0e\n\x06\x63redit\x18\x01 \x01(\r\x12%\n\x05ready\x18\x02 \x01(\x0b\x32\x14.telemetryx.v1.ReadyH\x00\x12\'\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x15.telemetryx.v1.AnswerH\x00\x42\t\n\x07message\"C\n\x05Ready\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\r\n\x05\x62rain\x18\x02 \x01(\t\x12\x19\n\x11message_bytes_max\x18\x03 \x01(\x04\"\x9b\x01\n\x06\x41nswer\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12#\n\x04\x64one\x18\x02 \x01(\x0b\x32\x13.telemetryx.v1.DoneH\x00\x12%\n\x05later\x18\x03 \x01(\x0b\x32\x14.telemetryx.v1.LaterH\x00\x12)\n\x07refused\x18\x04 \x01(\x0b\x32\x16.telemetryx.v1.RefusedH\x00\x42\x08\n\x06result\"0\n\x04\x44one\x12(\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x16.telemetryx.v1.Finding\"\x18\n\x05Later\x12\x0f\n\x07message\x18\x01 \x01(\t\"G\n\x07Refused\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.telemetryx.v1.RefusedEvent\x12\x0f\n\x07message\x18\x02 \x01(\t\"<\n\x0cRefusedEvent\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\">\n\x07\x46inding\x12\x0e\n\x06\x63\x61uses\x18\x01 \x03(\r\x12#\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x14.telemetryx.v1.Event2H\n\x05\x42rain\x12?\n\x07\x41nalyze\x12\x16.telemetryx.v1.ToBrain\x1a\x18.telemetryx.v1.FromBrain(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,31 +35,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOBRAIN']._serialized_start=44
   _globals['_TOBRAIN']._serialized_end=142
   _globals['_HELLO']._serialized_start=144
-  _globals['_HELLO']._serialized_end=201
-  _globals['_BATCH']._serialized_start=204
-  _globals['_BATCH']._serialized_end=425
-  _globals['_STRETCH']._serialized_start=427
-  _globals['_STRETCH']._serialized_end=491
-  _globals['_REPLAY']._serialized_start=493
-  _globals['_REPLAY']._serialized_end=501
-  _globals['_REDRIVE']._serialized_start=503
-  _globals['_REDRIVE']._serialized_end=541
-  _globals['_FROMBRAIN']._serialized_start=543
-  _globals['_FROMBRAIN']._serialized_end=661
-  _globals['_READY']._serialized_start=663
-  _globals['_READY']._serialized_end=730
-  _globals['_ANSWER']._serialized_start=733
-  _globals['_ANSWER']._serialized_end=888
-  _globals['_DONE']._serialized_start=890
-  _globals['_DONE']._serialized_end=938
-  _globals['_LATER']._serialized_start=940
-  _globals['_LATER']._serialized_end=964
-  _globals['_REFUSED']._serialized_start=966
-  _globals['_REFUSED']._serialized_end=1037
-  _globals['_REFUSEDEVENT']._serialized_start=1039
-  _globals['_REFUSEDEVENT']._serialized_end=1099
-  _globals['_FINDING']._serialized_start=1101
-  _globals['_FINDING']._serialized_end=1163
-  _globals['_BRAIN']._serialized_start=1165
-  _globals['_BRAIN']._serialized_end=1237
+  _globals['_HELLO']._serialized_end=240
+  _globals['_LIMITS']._serialized_start=242
+  _globals['_LIMITS']._serialized_end=335
+  _globals['_BATCH']._serialized_start=338
+  _globals['_BATCH']._serialized_end=559
+  _globals['_STRETCH']._serialized_start=561
+  _globals['_STRETCH']._serialized_end=625
+  _globals['_REPLAY']._serialized_start=627
+  _globals['_REPLAY']._serialized_end=635
+  _globals['_REDRIVE']._serialized_start=637
+  _globals['_REDRIVE']._serialized_end=675
+  _globals['_FROMBRAIN']._serialized_start=677
+  _globals['_FROMBRAIN']._serialized_end=795
+  _globals['_READY']._serialized_start=797
+  _globals['_READY']._serialized_end=864
+  _globals['_ANSWER']._serialized_start=867
+  _globals['_ANSWER']._serialized_end=1022
+  _globals['_DONE']._serialized_start=1024
+  _globals['_DONE']._serialized_end=1072
+  _globals['_LATER']._serialized_start=1074
+  _globals['_LATER']._serialized_end=1098
+  _globals['_REFUSED']._serialized_start=1100
+  _globals['_REFUSED']._serialized_end=1171
+  _globals['_REFUSEDEVENT']._serialized_start=1173
+  _globals['_REFUSEDEVENT']._serialized_end=1233
+  _globals['_FINDING']._serialized_start=1235
+  _globals['_FINDING']._serialized_end=1297
+  _globals['_BRAIN']._serialized_start=1299
+  _globals['_BRAIN']._serialized_end=1371
 # @@protoc_insertion_point(module_scope)

@@ -16,14 +16,26 @@ class ToBrain(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., batch: _Optional[_Union[Batch, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "route", "version")
+    __slots__ = ("protocol", "route", "version", "limits")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     route: str
     version: str
-    def __init__(self, protocol: _Optional[int] = ..., route: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    limits: Limits
+    def __init__(self, protocol: _Optional[int] = ..., route: _Optional[str] = ..., version: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+
+class Limits(_message.Message):
+    __slots__ = ("answer_bytes_max", "findings_per_event_max", "findings_more_max")
+    ANSWER_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_PER_EVENT_MAX_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_MORE_MAX_FIELD_NUMBER: _ClassVar[int]
+    answer_bytes_max: int
+    findings_per_event_max: int
+    findings_more_max: int
+    def __init__(self, answer_bytes_max: _Optional[int] = ..., findings_per_event_max: _Optional[int] = ..., findings_more_max: _Optional[int] = ...) -> None: ...
 
 class Batch(_message.Message):
     __slots__ = ("sequence", "journal", "replay", "redrive", "offsets", "events")
