@@ -387,6 +387,7 @@ impl Intake {
             events,
             earliest,
             latest,
+            is_own: admission.by == By::Sink,
         };
         let position = self
             .journal

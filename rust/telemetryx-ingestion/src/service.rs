@@ -233,7 +233,9 @@ impl Service {
         };
         let address = doors.http_address();
         let path = config.data_dir.join("journal");
-        let embedded = EmbeddedJournal::open(&path, &config.journal.embedded, Arc::clone(&metrics))
+        let routes_append = plugins.routes.iter().any(|route| route.sink.hands_back());
+        let embedded = &config.journal.embedded;
+        let embedded = EmbeddedJournal::open(&path, embedded, routes_append, Arc::clone(&metrics))
             .map_err(|error| StartError::Journal { path, error })?;
         let embedded = Arc::new(embedded);
         let journal: Arc<dyn Journal> = Arc::clone(&embedded) as _;

@@ -1,5 +1,5 @@
 //! The `grpc` sink with the brain of `python/brain` as a real process: findings become events once, link to their causes
-//! and are never handed to a brain; whoever is killed, hangs, raises or sends garbage.
+//! and are never handed to a brain; what is refused, invalid or too much becomes a dead letter.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[allow(dead_code, reason = "it issues only")]
@@ -7,127 +7,24 @@
 mod certificates;
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::Path;
 
 use certificates::Authority;
 use serde_json::{Value, json};
-use support::outages::{Outages, Trouble};
-use support::python::{program, python_of_brain};
-use support::{
-    Load, SOON, TS, assert_books_balance, event, events, metric, service, settle, start, stored,
+use support::brain::{
+    ECHO, Garbage, brain_of, command, config, config_with, health, ledger, of_type, post,
+    wait_until_down,
 };
-use telemetryx_testkit::{Brain, Proxy, Service, eventually, free_port};
-
-/// Finds something in each event.
-const ECHO: &str = "
-from telemetryx_brain import Finding, brain
-
-@brain
-def echo(events):
-    return [Finding('echo', cause=event, payload={'of': event.id}) for event in events]
-";
-
-/// `telemetryx-brain`.
-fn command() -> PathBuf {
-    python_of_brain().with_file_name("telemetryx-brain")
-}
-
-/// One with this module.
-#[track_caller]
-fn brain_of(module: &str) -> Brain {
-    Brain::of(&command(), module)
-}
-
-/// A route named `brain`, and those that show what comes of it.
-fn config_with(url: &str, sink: &str, route: &str) -> String {
-    format!(
-        "routes: [ {{ name: stats, sink: {{ kind: stats }} }}, {{ name: store, sink: {{ kind: sqlite }}, batch: {{ flush_interval: 5ms }} }},
-  {{ name: brain, sink: {{ kind: grpc, url: {url:?}, {sink} }}, batch: {{ flush_interval: 5ms }},
-     retry: {{ initial: 5ms, max: 50ms }}, breaker: {{ failures: 3, open_for: 50ms }}, {route} }} ]
-"
-    )
-}
-
-fn config(url: &str) -> String {
-    config_with(url, "", "")
-}
-
-/// All events of that type, the oldest first.
-#[track_caller]
-fn of_type(service: &Service, kind: &str) -> Vec<Value> {
-    settle(service);
-    let headers = [("accept", "application/x-ndjson")];
-    let path = format!("/events?type={kind}");
-    let answer = service.request("GET", &path, &headers, b"");
-    let mut found = answer.expect_status(200).ndjson();
-    found.reverse();
-    found
-}
-
-#[track_caller]
-fn health(service: &Service) -> Value {
-    service.get("/health").expect_status(200).json()["routes"]["brain"].clone()
-}
-
-#[track_caller]
-fn wait_until_down(service: &Service, words: &str) {
-    let mut last = Value::Null;
-    eventually(SOON, &format!("the brain is down with `{words}`"), || {
-        last = health(service);
-        let error = last["error"].as_str().unwrap_or_default();
-        last["state"] == "down" && error.contains(words)
-    });
-}
-
-#[track_caller]
-fn ledger(service: &Service) -> Value {
-    assert_books_balance(service)["routes"]["brain"].clone()
-}
-
-#[track_caller]
-fn post(service: &Service, body: impl Into<String>) {
-    service.post_json("/ingest", body.into()).expect_status(202);
-}
+use support::{
+    SOON, TS, assert_books_balance, event, events, metric, service, settle, start, stored,
+};
+use telemetryx_testkit::{Brain, eventually, free_port};
 
 /// One reading of a thermometer.
 fn reading(n: usize, value: f64) -> String {
     json!({ "id": format!("r{n}"), "ts": TS, "type": "reading", "source": 7, "payload": { "temperature": value } })
         .to_string()
-}
-
-/// A brain that breaks the contract as the word in its file says.
-struct Garbage {
-    folder: tempfile::TempDir,
-    brain: Brain,
-}
-
-impl Garbage {
-    fn start(word: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("word");
-        std::fs::write(&file, word).unwrap();
-        let script = program("garbage_brain.py");
-        // A program of its own: arguments before the script's would be Python's.
-        let runs_it = folder.path().join("brain.sh");
-        let text = format!(
-            "#!/bin/sh\nexec '{}' '{script}' \"$@\"\n",
-            python_of_brain().display()
-        );
-        std::fs::write(&runs_it, text).unwrap();
-        std::fs::set_permissions(&runs_it, Permissions::from_mode(0o755)).unwrap();
-        let brain = Brain::start(&runs_it, &[file.to_str().unwrap()]);
-        Self { folder, brain }
-    }
-
-    fn now(&self, word: &str) {
-        // In one step: it may be read at any moment.
-        let new = self.folder.path().join("new");
-        std::fs::write(&new, word).unwrap();
-        std::fs::rename(new, self.folder.path().join("word")).unwrap();
-    }
 }
 
 #[test]
@@ -290,76 +187,6 @@ def rows(frame):
 }
 
 #[test]
-fn a_brain_that_breaks_the_contract_is_named_and_does_no_harm() {
-    let garbage = Garbage::start("fine");
-    let service = start(&config_with(&garbage.brain.url(), "timeout: 1s", ""));
-    let mut posted = 0;
-    let mut post_one = || {
-        posted += 1;
-        post(&service, event(&format!("g{posted}")));
-    };
-    let last_error =
-        || service.get("/status").json()["routes"]["brain"]["health"]["last_error"].to_string();
-    for (wrong, words) in [
-        ("sequence", "which waits for none"),
-        ("nothing", "says nothing"),
-        ("too_many", "found 10000 things in a batch of"),
-        ("far_too_many", "200000 parts"),
-        ("too_large", "message length too large"),
-        ("no_cause", "without a cause"),
-        ("far_cause", "event 4000000000 of a batch"),
-        ("no_type", "without a type"),
-        ("no_text", "no UTF-8 text"),
-        ("far_refusal", "refuses event 1000000"),
-        ("bytes", "no message of the contract"),
-        ("raises", "a fault of the brain"),
-        ("silent", "gave no answer within 1s"),
-        ("ends_at_once", "ended the stream at once"),
-        ("answers_first", "does not begin with `ready`"),
-        ("protocol", "speaks version 99"),
-        ("no_credit", "was not ready for another batch within 1s"),
-        ("endless_credit", "ready for more than 100000 batches"),
-    ] {
-        // Some of it shows only on a new stream.
-        garbage.now("ends");
-        post_one();
-        eventually(SOON, "the stream is ended", || {
-            last_error().ends_with("it ended the stream\"")
-        });
-        garbage.now(wrong);
-        eventually(SOON, &format!("`{wrong}` is named"), || {
-            last_error().contains(words)
-        });
-        assert_eq!(health(&service)["state"], "down", "{wrong}");
-        garbage.now("fine");
-        settle(&service);
-    }
-    // What nobody waits for is in the log.
-    for (wrong, words) in [
-        ("ready_twice", "ready twice"),
-        ("twice", "which waits for none"),
-    ] {
-        garbage.now(wrong);
-        post_one();
-        settle(&service);
-        eventually(SOON, &format!("`{wrong}` is in the log"), || {
-            let log = service.log();
-            let mut lines = log.lines();
-            lines.any(|line| line.contains("the stream to the brain") && line.contains(words))
-        });
-        garbage.now("fine");
-    }
-    settle(&service);
-    assert_eq!(
-        assert_books_balance(&service)["accepted"],
-        posted,
-        "nothing was found"
-    );
-    assert_eq!(ledger(&service)["delivered"], posted);
-    assert!(!service.log().contains("panicked"), "{}", service.log());
-}
-
-#[test]
 fn findings_that_are_no_events_are_kept_as_dead_letters_and_the_others_stored() {
     let garbage = Garbage::start("invalid");
     let service = start(&config(&garbage.brain.url()));
@@ -373,17 +200,19 @@ fn findings_that_are_no_events_are_kept_as_dead_letters_and_the_others_stored() 
         .expect_status(200)
         .json()
         .to_string();
-    for code in ["invalid_json", "too_long", "timestamp_in_future"] {
+    for code in [
+        "invalid_json",
+        "too_long",
+        "timestamp_in_future",
+        "event_too_large",
+    ] {
         assert!(letters.contains(code), "{code}: {letters}");
     }
     let refused = metric(
         &service,
         "ingestion_events_total{protocol=\"brain\",outcome=\"refused\"}",
     );
-    assert!(
-        (refused - 4.0).abs() < 1e-9,
-        "with the one over http.max_event: {refused}"
-    );
+    assert!((refused - 4.0).abs() < 1e-9, "{refused}");
     assert_eq!(assert_books_balance(&service)["door"]["refused"], 4);
     assert!(service.log().contains("findings of a brain were refused"));
     assert_eq!(
@@ -416,173 +245,127 @@ fn an_event_too_large_for_the_brain_is_a_dead_letter_and_the_others_are_delivere
 }
 
 #[test]
-fn kills_of_the_service_and_of_the_brain_under_load_find_everything_once() {
-    let mut brain = brain_of(ECHO);
-    let mut service = start(&config_with(&brain.url(), "timeout: 5s", "in_flight: 2"));
-    let load = Load::start(&service, "k", 2, 20, 20);
-    let kills = std::env::var("TELEMETRYX_KILLS").map_or(4, |kills| kills.parse().unwrap());
-    for round in 0..kills {
-        load.wait_for(600);
-        if round % 2 == 0 {
-            service.kill();
-            service.restart();
-        } else {
-            brain.kill();
-            load.wait_for(100);
-            brain.restart();
-        }
-    }
-    load.wait_for(300);
-    let tally = load.stop();
-    settle(&service);
-    settle(&service);
-    assert_books_balance(&service);
-    let mut found = BTreeMap::<String, u32>::new();
-    let stored = stored(&service);
-    assert!(stored.values().all(|count| *count == 1), "each id once");
-    for finding in of_type(&service, "brain.echo") {
-        let of = finding["payload"]["of"].as_str().unwrap().to_owned();
-        assert_eq!(finding["attributes"]["cause.id"], json!(of));
-        *found.entry(of).or_default() += 1;
-    }
-    let lost = tally
-        .acknowledged
-        .iter()
-        .filter(|id| found.get(*id) != Some(&1))
-        .count();
-    assert_eq!(
-        lost,
-        0,
-        "of {} events nothing or too much was found",
-        tally.acknowledged.len()
-    );
-    let events = stored.len() - found.len();
-    assert_eq!(found.len(), events, "each stored event has its finding");
-}
-
-#[test]
-fn a_detector_counts_a_batch_once_that_comes_again() {
-    // Says how many values there are, each time.
+fn what_is_too_much_for_an_answer_is_halved_down_to_the_event_that_is_a_dead_letter() {
     let brain = brain_of(
         "
 from telemetryx_brain import Finding, brain
-seen = 0
+looked_at = set()
 
 @brain
-def count(events):
-    global seen
-    seen += len(events)
-    return [Finding('seen', cause=events[-1], payload=seen)]
+def much(events):
+    for event in events:
+        again = event.id in looked_at
+        looked_at.add(event.id)
+        yield Finding('again' if again else 'echo', cause=event, payload={'of': event.id})
+        if event.id == 'many':
+            yield from [Finding('many', cause=event)] * 200
+        if event.id == 'large':
+            yield Finding('large', cause=event, payload='x' * (9 << 20))
 ",
     );
-    let proxy = Proxy::start(brain.port());
-    let url = format!("http://{}", proxy.address());
-    let service = start(&config_with(&url, "timeout: 2s", ""));
-    for round in 0..10 {
-        post(&service, events((0..50).map(|n| format!("c{round}-{n}"))));
-        // The batch arrives, and its answer does not.
-        proxy.cut();
-        settle(&service);
-    }
-    settle(&service);
-    let found = of_type(&service, "brain.seen");
-    let most = found
-        .iter()
-        .map(|event| event["payload"].as_u64().unwrap())
-        .max();
-    assert_eq!(most, Some(500), "{found:?}");
-    assert_eq!(ledger(&service)["delivered"], 500);
-}
-
-#[test]
-fn troubles_of_the_brain_and_of_the_way_to_it_are_named_once_and_end_well() {
-    let brain = brain_of(ECHO);
-    let proxy = Proxy::start(brain.port());
-    let url = format!("http://{}", proxy.address());
-    let sink = format!("kind: grpc, url: {url:?}, timeout: 500ms");
-    let service = start(&Outages::config(&sink));
-    let outages = Outages::of(&service);
-    let mut troubles = Trouble::of_the_network(&proxy, "within 500ms", "");
-    troubles.push(Trouble::new(
-        "stopped",
-        "within 500ms",
-        || brain.hang(),
-        || brain.go_on(),
-    ));
-    outages.go_through(&troubles);
-    // Of all streams one is left.
-    eventually(SOON, "the others have ended", || {
-        let log = brain.log();
-        let count = |what| log.matches(what).count();
-        count("is connected from") == count("is gone") + 1
-    });
-}
-
-#[test]
-fn a_stopped_brain_answers_what_it_has_and_a_new_one_goes_on() {
-    let mut brain = brain_of(ECHO);
     let service = start(&config(&brain.url()));
-    let load = Load::start(&service, "t", 1, 20, 20);
-    for _ in 0..2 {
-        load.wait_for(300);
-        brain.terminate();
-        wait_until_down(&service, "brain at 127.0.0.1");
-        brain.restart();
-    }
-    load.wait_for(100);
-    let tally = load.stop();
+    let ids = (0..40).map(|n| match n {
+        7 => "many".to_owned(),
+        23 => "large".to_owned(),
+        _ => format!("e{n}"),
+    });
+    post(&service, events(ids));
     settle(&service);
+    let found = of_type(&service, "brain.echo");
+    assert_eq!(found.len(), 38);
+    assert_eq!(assert_books_balance(&service)["accepted"], 78);
+    let of_brain = ledger(&service);
     assert_eq!(
-        of_type(&service, "brain.echo").len(),
-        tally.acknowledged.len()
+        (&of_brain["delivered"], &of_brain["dead"]),
+        (&json!(38), &json!(2))
     );
+    let letters = service.get("/dead-letters?route=brain").json().to_string();
+    for words in [
+        "201 findings in 1 events: 102 are the most",
+        "the answer to 1 events takes 94",
+    ] {
+        assert!(letters.contains(words), "{words}: {letters}");
+    }
+    assert_eq!(health(&service)["state"], "up");
 }
 
 #[test]
-fn a_full_backlog_whose_slowest_route_is_the_brains_does_not_lock_itself_up() {
-    let mut brain = brain_of(ECHO);
-    let limit = "admission: { overflow: { max_backlog_events: 100 } }\n";
-    let service = start(&(config(&brain.url()) + limit));
-    brain.kill();
-    let mut posted = 0;
-    eventually(SOON, "the backlog is full", || {
-        let ids = (posted..posted + 50).map(|n| format!("b{n}"));
-        let status = service.post_json("/ingest", events(ids)).status;
-        posted += if status == 202 { 50 } else { 0 };
-        status == 429
-    });
-    brain.restart();
+fn a_brain_that_does_not_keep_to_the_limits_is_taken_at_its_word_as_a_refusal() {
+    let garbage = Garbage::start("fine");
+    let service = start(&config(&garbage.brain.url()));
+    for (dead, (wrong, words)) in [
+        ("too_many", "found 10000 things in a batch of 1"),
+        ("far_too_many", "200000 parts"),
+        ("too_large", "its answer has 94"),
+        ("far_too_large", "message length too large"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        garbage.now(wrong);
+        post(&service, event(wrong));
+        settle(&service);
+        let letters = service.get("/dead-letters?route=brain").json().to_string();
+        assert!(letters.contains(words), "{wrong}: {letters}");
+        assert_eq!(ledger(&service)["dead"], dead + 1, "{wrong}");
+        garbage.now("fine");
+        post(&service, event(&format!("after {wrong}")));
+        settle(&service);
+        assert_eq!(ledger(&service)["delivered"], dead + 1, "{wrong}");
+        assert_eq!(health(&service)["state"], "up");
+    }
+}
+
+#[test]
+fn what_is_found_in_a_batch_is_accepted_as_a_whole() {
+    let brain = brain_of(
+        "
+from telemetryx_brain import Finding, brain
+
+@brain
+def large(events):
+    return [Finding('large', cause=event, payload='x' * 700_000) for event in events]
+",
+    );
+    let service = start(&(config(&brain.url()) + "http: { max_batch: 10 }\n"));
+    let appends = || metric(&service, "journal_append_seconds_count");
+    let before = appends();
+    post(&service, events((0..10).map(|n| format!("l{n}"))));
     settle(&service);
     eventually(SOON, "all is found", || {
-        of_type(&service, "brain.echo").len() == posted
+        assert_books_balance(&service)["accepted"] == 20
     });
-    eventually(SOON, "there is room again", || {
-        service.post_json("/ingest", event("again")).status == 202
-    });
+    // One of the events, and one of all that was found in them.
+    let made = appends() - before;
+    assert!((made - 2.0).abs() < 1e-9, "{made} appends");
 }
 
 #[test]
-fn what_is_found_while_the_service_goes_down_is_kept() {
-    let brain = brain_of(
-        "
-import time
-from telemetryx_brain import Finding, brain
-
-@brain
-def slow(events):
-    time.sleep(0.3)
-    return [Finding('echo', cause=event) for event in events]
-",
-    );
-    let mut service = start(&config_with(&brain.url(), "", "in_flight: 1"));
-    for n in 0..4 {
-        post(&service, event(&format!("d{n}")));
-    }
+fn a_service_that_allows_only_some_types_says_so_of_findings_until_theirs_is_one() {
+    let brain = brain_of(ECHO);
+    let strict = concat!(env!("CARGO_MANIFEST_DIR"), "/config/strict.yaml");
+    let strict = std::fs::read_to_string(strict).unwrap() + &config(&brain.url());
+    let mut service = start(&strict);
+    let login = |id: &str| {
+        json!({ "id": id, "ts": TS, "type": "Login", "source": "web", "schema_version": 1 })
+            .to_string()
+    };
+    post(&service, login("first"));
+    settle(&service);
+    let refused = || service.get("/dead-letters").json().to_string();
+    eventually(SOON, "the finding is a dead letter", || {
+        refused().contains("type `brain.echo` is not one of those allowed")
+    });
+    let allowed = strict.replace("Logout, Purchase]", "Logout, Purchase, brain.echo]");
+    assert_ne!(strict, allowed);
+    service.set_config(&allowed);
     service.terminate();
     service.restart();
+    post(&service, login("second"));
     settle(&service);
-    assert_eq!(of_type(&service, "brain.echo").len(), 4);
-    assert_books_balance(&service);
+    eventually(SOON, "the second is found", || {
+        of_type(&service, "brain.echo").len() == 1
+    });
 }
 
 #[test]

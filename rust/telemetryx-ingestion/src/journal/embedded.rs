@@ -13,6 +13,7 @@ use telemetryx_journal::{
     OpenError, ReadError, Reader, Record, Retention,
 };
 
+use super::reserve::{self, Reserve};
 use super::{
     AppendError, Backlog, BatchLimit, Delivery, DeliveryId, Durability, EncodedBatch, Journal,
     JournalError, JournalStatus, Position, Slice, Subscription,
@@ -28,16 +29,19 @@ pub struct EmbeddedJournal {
     journal: telemetryx_journal::Journal,
     durability: Durability,
     metrics: Arc<Metrics>,
+    /// For what routes append.
+    reserve: Option<Reserve>,
 }
 
 impl EmbeddedJournal {
-    /// Opens or makes the journal in `folder`.
+    /// Opens or makes the journal in `folder`. Routes that append themselves get room on the disk of their own, beside it.
     ///
     /// # Errors
     /// [`OpenError`]: in use by another process, not readable, not ours. Nothing was changed.
     pub fn open(
         folder: &Path,
         config: &EmbeddedConfig,
+        routes_append: bool,
         metrics: Arc<Metrics>,
     ) -> Result<Self, OpenError> {
         let (fsync, durability) = match config.fsync {
@@ -57,11 +61,23 @@ impl EmbeddedJournal {
             observer: Some(Arc::new(GroupMetrics(Arc::clone(&metrics)))),
             ..JournalOptions::default()
         };
+        let journal = telemetryx_journal::Journal::open(folder, options)?;
+        let room = folder.with_extension("reserve");
+        let reserve = routes_append.then(|| Reserve::new(&room, config.segment_size.bytes()));
+        if reserve.is_none() {
+            reserve::remove(&room);
+        }
         Ok(Self {
-            journal: telemetryx_journal::Journal::open(folder, options)?,
+            journal,
             durability,
             metrics,
+            reserve,
         })
+    }
+
+    /// Since when what is left of the disk is the routes' alone, if it is.
+    fn is_kept_since(&self) -> Option<Timestamp> {
+        self.reserve.as_ref().and_then(Reserve::spent_since)
     }
 
     /// Positions of routes that are not in `routes`: they hold back retention until their files are removed.
@@ -94,7 +110,10 @@ impl Observer for GroupMetrics {
 #[async_trait]
 impl Journal for EmbeddedJournal {
     async fn append(&self, batch: EncodedBatch) -> Result<Position, AppendError> {
-        let started = Instant::now();
+        if !batch.is_own && self.is_kept_since().is_some() {
+            return Err(AppendError::NoSpace);
+        }
+        let (started, is_own) = (Instant::now(), batch.is_own);
         let bytes = batch.body.len();
         let (earliest, latest) = (batch.earliest.unix_nanos(), batch.latest.unix_nanos());
         let position = self
@@ -110,7 +129,13 @@ impl Journal for EmbeddedJournal {
             }),
             Err(Fault::Full { .. }) => Err(AppendError::Full),
             Err(Fault::TooLarge { .. }) => Err(AppendError::TooLarge { bytes }),
-            Err(Fault::NoSpace) => Err(AppendError::NoSpace),
+            Err(Fault::NoSpace) => {
+                // Whoever appends for a route tries again.
+                if let Some(reserve) = self.reserve.as_ref().filter(|_| is_own) {
+                    reserve.spend();
+                }
+                Err(AppendError::NoSpace)
+            }
             Err(Fault::Closed) => Err(AppendError::Closed),
             Err(fault @ (Fault::SyncFailed { .. } | Fault::Unhealthy { .. } | Fault::NoEvents)) => {
                 Err(AppendError::Unwritable(fault.to_string()))
@@ -163,7 +188,14 @@ impl Journal for EmbeddedJournal {
         let status = self.journal.status();
         let time = |nanos| Timestamp::from_unix_nanos(nanos).to_string();
         let (state, reason, since) = match status.health {
-            Health::Ok => ("ok", None, None),
+            Health::Ok => match self.is_kept_since() {
+                None => ("ok", None, None),
+                Some(since) => (
+                    "no_space",
+                    Some("no space left on the device but what is kept for the routes".into()),
+                    Some(since.to_string()),
+                ),
+            },
             Health::Unhealthy { since, reason } => {
                 ("unhealthy", Some(reason.to_string()), Some(time(since)))
             }

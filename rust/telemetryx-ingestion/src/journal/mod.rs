@@ -5,6 +5,7 @@
 //! | `mod.rs` | [`Journal`], [`Subscription`] and what they pass |
 //! | `error.rs` | what can go wrong, and what the caller shall do |
 //! | `embedded.rs` | the engine on local disk, over the crate `telemetryx-journal` |
+//! | `reserve.rs` | room on the disk for what routes must append to get on |
 //! | `delivery.rs` | events read for a route, cut at its batch limits |
 //!
 //! Only `intake` appends; only `route` subscribes; `query` reads ranges for receipts.
@@ -19,6 +20,7 @@ use telemetryx_common::Timestamp;
 pub mod delivery;
 pub mod embedded;
 pub mod error;
+mod reserve;
 
 pub use delivery::{Delivery, Slice};
 pub use embedded::EmbeddedJournal;
@@ -35,6 +37,8 @@ pub struct EncodedBatch {
     pub earliest: Timestamp,
     /// The latest `ts` of the events.
     pub latest: Timestamp,
+    /// True if no client sends them but a route, which cannot get on without: on a full disk there may be room kept for it.
+    pub is_own: bool,
 }
 
 /// Where one batch became durable.

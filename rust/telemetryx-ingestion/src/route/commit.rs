@@ -52,7 +52,8 @@ impl CommitPace {
         }
     }
 
-    fn is_dirty(&self, position: u64) -> bool {
+    /// True if there is something to save.
+    pub(super) fn is_dirty(&self, position: u64) -> bool {
         self.touched || position != self.position
     }
 

@@ -48,7 +48,12 @@ impl Deliverer {
             if failures > 0 {
                 self.handle.metrics().retries.increment(1);
             }
-            match self.sink.deliver(batch, &mut done).await {
+            let result = tokio::select! {
+                result = self.sink.deliver(batch, &mut done) => result,
+                // Slow, it is waited for; down, it is not.
+                () = self.given_up(), if failures > 0 => return Err(Stopped),
+            };
+            match result {
                 Ok(()) => self.succeeded(),
                 Err(error) => {
                     failures += 1;
@@ -133,11 +138,15 @@ impl Deliverer {
             .max(asked.map_or(Duration::ZERO, |at| at.saturating_duration_since(now)));
         tokio::select! {
             () = tokio::time::sleep(pause) => Ok(()),
-            () = self.stop.cancelled() => Err(Stopped),
-            () = self.drain.cancelled() => {
-                self.stop.cancel();
-                Err(Stopped)
-            }
+            () = self.given_up() => Err(Stopped),
+        }
+    }
+
+    /// Waits until the route is to end, while its sink is down: it stops then.
+    async fn given_up(&self) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.drain.cancelled() => self.stop.cancel(),
         }
     }
 

@@ -291,7 +291,8 @@ impl Route {
                 None => commit.due_in(position, idle),
             };
             // A sink that keeps something says when to commit: sooner, its pieces would be small.
-            if due_in.is_zero() || (self.kept.is_none() && self.pipeline.wants_save()) {
+            let at_once = self.pipeline.wants_save() || self.is_pressed(&commit);
+            if due_in.is_zero() || (self.kept.is_none() && at_once) {
                 self.commit(&mut *subscription, &mut commit).await?;
                 continue;
             }
@@ -354,6 +355,13 @@ impl Route {
     fn redrive_in(&self) -> Duration {
         self.redrive_at
             .map_or(NEVER, |at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// True if what is passed has to be known at once, since the journal can make room only then for what the sink hands back.
+    fn is_pressed(&self, commit: &CommitPace) -> bool {
+        self.sink().hands_back()
+            && commit.is_dirty(self.handle.position())
+            && !self.journal.status().is_ok()
     }
 
     /// How long the sink still keeps what it was handed; `None` if it keeps nothing. After a flush by somebody else, a

@@ -5,15 +5,27 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use telemetryx_common::Event;
 
+/// Why events that a sink handed back were not taken; none of them was. For a person.
+#[derive(Debug, thiserror::Error)]
+pub enum EmitError {
+    /// Not now: hand them back again later.
+    #[error("{0}")]
+    Later(String),
+    /// They are too much together, and will be.
+    #[error("{0}")]
+    TooMuch(String),
+}
+
 /// Takes in events that a sink hands back.
 #[async_trait]
 pub trait Emit: Send + Sync {
-    /// Makes them durable; those that are invalid become dead letters. They are not asked for a key, a rate or room in the
-    /// backlog: a route that could not go on because the backlog is full would keep it full.
+    /// Makes them durable, all or none; those that are invalid become dead letters. They are not asked for a key, a rate or
+    /// room in the backlog: a route that could not go on because the backlog is full would keep it full. For the same reason
+    /// some of the disk is kept for them.
     ///
     /// # Errors
-    /// Why not now, for a person; some of them may be durable.
-    async fn emit(&self, events: &[Event<'_>]) -> Result<(), String>;
+    /// [`EmitError`].
+    async fn emit(&self, events: &[Event<'_>]) -> Result<(), EmitError>;
 }
 
 /// A sink's end of it; a cheap clone. It leads nowhere until the service runs.
@@ -30,11 +42,11 @@ impl Emitter {
     ///
     /// # Errors
     /// As [`Emit::emit`].
-    pub async fn emit(&self, events: &[Event<'_>]) -> Result<(), String> {
+    pub async fn emit(&self, events: &[Event<'_>]) -> Result<(), EmitError> {
         match (events, self.0.get()) {
             ([], _) => Ok(()),
             (_, Some(to)) => to.emit(events).await,
-            (_, None) => Err("the service does not run yet".to_owned()),
+            (_, None) => Err(EmitError::Later("the service does not run yet".to_owned())),
         }
     }
 }

@@ -47,7 +47,7 @@ mod stats;
 mod tls;
 mod web;
 
-pub use emitter::{Emit, Emitter};
+pub use emitter::{Emit, EmitError, Emitter};
 
 /// Why a batch was not delivered.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +144,11 @@ pub trait Sink: Send + Sync {
     /// Types that begin so are never handed to it, whatever the route's filter says: they count as filtered.
     fn leaves_out(&self) -> Option<&'static str> {
         None
+    }
+
+    /// True if it hands back events, by the [`Emitter`]: what it delivers may take room in the journal.
+    fn hands_back(&self) -> bool {
+        false
     }
 
     /// Why a replay to this sink would do harm, if it would.

@@ -53,6 +53,8 @@ def answers(wrong, batch):
         answer.done.findings.extend([brain_pb2.Finding()] * 200_000)
     elif wrong == "too_large":
         answer.done.findings.extend(finding(payload=b"1" * (9 << 20)))
+    elif wrong == "far_too_large":
+        answer.done.findings.extend(finding(payload=b"1" * (40 << 20)))
     elif wrong == "no_cause":
         answer.done.findings.append(brain_pb2.Finding(event=finding()[0].event))
     elif wrong == "far_cause":
@@ -90,6 +92,7 @@ def analyze(requests, context):
         if wrong == "raises":
             raise RuntimeError("a fault of the brain")
         if wrong == "silent":
+            print("silent", file=sys.stderr, flush=True)
             time.sleep(3600)
         if wrong == "bytes":
             yield b"\xff\xff\xff\xff"

@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: the binary, events, answers to compare, load, and the books that must balance.
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+pub(crate) mod brain;
 pub(crate) mod kills;
 pub(crate) mod outages;
 pub(crate) mod parquet;

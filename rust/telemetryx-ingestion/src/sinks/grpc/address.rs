@@ -4,13 +4,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::uri::Scheme;
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::rt::Executor;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -25,6 +26,8 @@ use super::super::secret::SinkSecret;
 use super::super::tls::TlsFiles;
 
 const MISSING: &str = "`url` is missing: `http://127.0.0.1:50061`, for example";
+/// How long a brain may take to answer a ping. Its gRPC library does that, whatever the brain is at.
+const PING_WAIT_MAX: Duration = Duration::from_secs(20);
 const WRONG: &str = "`url` must be http://host:port, or https://host:port for TLS";
 
 /// Where the brain is, and how to come in.
@@ -34,6 +37,7 @@ pub(super) struct Address {
     port: u16,
     tls: Option<TlsFiles>,
     token: Option<SinkSecret>,
+    keepalive: Duration,
 }
 
 /// An open connection: requests go in, tasks move the bytes.
@@ -79,7 +83,7 @@ impl Service<Request<Body>> for Sender {
 }
 
 impl Address {
-    /// Reads all files; reaches nothing.
+    /// Reads all files; reaches nothing. A connection on which nothing came for `keepalive` is pinged.
     ///
     /// # Errors
     /// What is wrong, each mistake with its key.
@@ -87,6 +91,7 @@ impl Address {
         url: &str,
         tls: Option<TlsFiles>,
         token: Option<SinkSecret>,
+        keepalive: Duration,
     ) -> Result<Self, Vec<String>> {
         if url.is_empty() {
             return Err(vec![MISSING.to_owned()]);
@@ -121,6 +126,7 @@ impl Address {
             port,
             tls,
             token,
+            keepalive,
             origin: origin.clone(),
         };
         address.metadata().map_err(|error| vec![error])?;
@@ -164,7 +170,7 @@ impl Address {
             .set_nodelay(true)
             .map_err(|error| error.to_string())?;
         let Some(files) = self.tls.clone() else {
-            return shake_hands(socket).await;
+            return self.shake_hands(socket).await;
         };
         let config = tokio::task::spawn_blocking(move || files.client_config()).await;
         let config = config.map_err(|error| error.to_string())?;
@@ -173,32 +179,40 @@ impl Address {
         let name = ServerName::try_from(self.host.clone()).map_err(|error| error.to_string())?;
         let stream = TlsConnector::from(Arc::new(config)).connect(name, socket);
         let stream = stream.await.map_err(|error| format!("TLS: {error}"))?;
-        shake_hands(stream).await
+        self.shake_hands(stream).await
     }
-}
 
-async fn shake_hands(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> Result<Open, String> {
-    let tasks = Tasks::default();
-    let shaken = http2::handshake(tasks.clone(), TokioIo::new(stream)).await;
-    let (sender, connection) = shaken.map_err(|error| error.to_string())?;
-    tasks.execute(async move {
-        // That it broke is seen by whoever waits for an answer.
-        let _broken = connection.await;
-    });
-    Ok(Open {
-        sender: Sender(sender),
-        tasks,
-    })
+    async fn shake_hands(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Open, String> {
+        let tasks = Tasks::default();
+        let shaken = http2::Builder::new(tasks.clone())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(self.keepalive)
+            .keep_alive_timeout(PING_WAIT_MAX.min(self.keepalive))
+            .handshake(TokioIo::new(stream))
+            .await;
+        let (sender, connection) = shaken.map_err(|error| error.to_string())?;
+        tasks.execute(async move {
+            // That it broke is seen by whoever waits for an answer.
+            let _broken = connection.await;
+        });
+        Ok(Open {
+            sender: Sender(sender),
+            tasks,
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const HOUR: Duration = Duration::from_secs(3600);
+
     fn refused(url: &str, tls: Option<TlsFiles>) -> String {
-        let refused = Address::new(url, tls, None).err().unwrap();
+        let refused = Address::new(url, tls, None, HOUR).err().unwrap();
         refused.join("; ")
     }
 
@@ -224,7 +238,8 @@ mod tests {
 
     #[test]
     fn an_address_of_ip_version_6_is_without_brackets() {
-        let address = Address::new("http://[::1]:50061", None, None).ok().unwrap();
+        let address = Address::new("http://[::1]:50061", None, None, HOUR);
+        let address = address.ok().unwrap();
         assert_eq!((address.host.as_str(), address.port), ("::1", 50061));
         assert_eq!(address.shown(), "the brain at ::1:50061");
     }
@@ -232,9 +247,8 @@ mod tests {
     #[test]
     fn a_token_is_a_header_that_is_not_shown() {
         let token = SinkSecret::of("token", Some("s3cret".parse().unwrap()), None);
-        let address = Address::new("http://h:1", None, token.unwrap())
-            .ok()
-            .unwrap();
+        let address = Address::new("http://h:1", None, token.unwrap(), HOUR);
+        let address = address.ok().unwrap();
         let value = address.metadata().unwrap().unwrap();
         assert_eq!(value.to_str().unwrap(), "Bearer s3cret");
         assert!(!format!("{value:?}").contains("s3cret"));

@@ -18,11 +18,6 @@ const CAUSE: &str = "cause.";
 /// As many ids of further causes are named.
 const FURTHER_MAX: usize = 20;
 
-/// The most findings that a batch may have.
-fn most(batch: &EventBatch<'_>) -> usize {
-    2 * batch.len() + 100
-}
-
 /// The events that the findings in `batch` become.
 ///
 /// # Errors
@@ -32,13 +27,6 @@ pub(super) fn events<'b>(
     batch: &'b EventBatch<'_>,
     route: &'b str,
 ) -> Result<Vec<Event<'b>>, String> {
-    let (count, most) = (findings.len(), most(batch));
-    if count > most {
-        return Err(format!(
-            "it found {count} things in a batch of {}: {most} are the most",
-            batch.len()
-        ));
-    }
     let mut found = HashMap::new();
     let made = findings.into_iter().map(|finding| {
         let (cause, further) = causes(&finding.causes, batch)?;
@@ -230,7 +218,6 @@ mod tests {
             (vec![finding("a", &[0, u32::MAX])], "event 4294967295 of"),
             (vec![finding("", &[0])], "without a type"),
             (vec![text(finding("a", &[0]))], "no UTF-8"),
-            (vec![finding("a", &[0]); 107], "found 107 things"),
         ] {
             let error = refused(findings);
             assert!(error.contains(words), "{error}");

@@ -1,12 +1,12 @@
 //! Messages of `proto/brain.proto` as bytes. A batch is written by hand: its events go from the journal's form into the
-//! message without becoming objects in between. An answer is read with `prost`, once it is known to hold no more parts than
-//! there may be: a part of two bytes becomes an object of some hundred.
+//! message without becoming objects in between. An answer is read with `prost`, once it is known to be within its limits: a
+//! part of two bytes becomes an object of some hundred. One that is not counts as a refusal, since it would come again.
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::Message as _;
 use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
 use telemetryx_common::wire;
-use telemetryx_proto::v1;
+use telemetryx_proto::v1::{self, answer, from_brain};
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
@@ -14,8 +14,13 @@ use crate::route::{Cause, EventBatch};
 
 /// Version of the contract.
 pub(super) const PROTOCOL: u32 = 1;
-/// The largest message that is read.
-pub(super) const ANSWER_BYTES_MAX: usize = 8 << 20;
+/// The largest answer that is taken.
+const ANSWER_BYTES_MAX: usize = 8 << 20;
+/// The largest that is read, to know which batch it answers; what is larger ends the stream.
+pub(super) const READ_BYTES_MAX: usize = 4 * ANSWER_BYTES_MAX;
+/// The most findings in one answer: so many for each event of the batch, and so many more.
+const FINDINGS_PER_EVENT_MAX: u32 = 2;
+const FINDINGS_MORE_MAX: u32 = 100;
 /// Findings, or refused events, in one answer.
 const PARTS_MAX: usize = 100_000;
 /// Field of `ToBrain.batch`, and of `Batch.events`.
@@ -23,6 +28,11 @@ const BATCH: u32 = 2;
 const EVENTS: u32 = 6;
 /// The way to `FromBrain.answer.done.findings`, and to `FromBrain.answer.refused.events`.
 const PARTS: [[u32; 3]; 2] = [[3, 2, 1], [3, 4, 1]];
+
+/// The most findings that a batch of so many events may have.
+pub(super) fn findings_max(events: usize) -> usize {
+    FINDINGS_PER_EVENT_MAX as usize * events + FINDINGS_MORE_MAX as usize
+}
 
 /// A message on its way to the brain: the one part behind the other.
 pub(super) struct Message {
@@ -98,6 +108,11 @@ impl Message {
             protocol: PROTOCOL,
             route: route.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            limits: Some(v1::Limits {
+                answer_bytes_max: ANSWER_BYTES_MAX as u64,
+                findings_per_event_max: FINDINGS_PER_EVENT_MAX,
+                findings_more_max: FINDINGS_MORE_MAX,
+            }),
         };
         let hello = v1::ToBrain {
             message: Some(v1::to_brain::Message::Hello(hello)),
@@ -155,15 +170,59 @@ impl Decoder for BrainCodec {
 
 fn read(bytes: &Bytes) -> Result<v1::FromBrain, String> {
     let broken = |error: prost::DecodeError| format!("it sent no message of the contract: {error}");
-    for way in PARTS {
-        let parts = count(bytes, &way).map_err(broken)?;
-        if parts > PARTS_MAX {
-            return Err(format!(
-                "it sent an answer of {parts} parts: {PARTS_MAX} are the most"
-            ));
+    match excess(bytes).map_err(broken)? {
+        None => v1::FromBrain::decode(bytes.clone()).map_err(broken),
+        Some(words) => {
+            let outline = Outline::decode(bytes.clone()).map_err(broken)?;
+            let answer = outline.answer.ok_or_else(|| words.clone())?;
+            Ok(v1::FromBrain {
+                credit: outline.credit,
+                message: Some(from_brain::Message::Answer(v1::Answer {
+                    sequence: answer.sequence,
+                    result: Some(too_much(words)),
+                })),
+            })
         }
     }
-    v1::FromBrain::decode(bytes.clone()).map_err(broken)
+}
+
+/// What an answer counts as that is over its limits: halves of its batch are tried.
+pub(super) fn too_much(message: String) -> answer::Result {
+    let events = Vec::new();
+    answer::Result::Refused(v1::Refused { events, message })
+}
+
+/// How a message is over the limits, if it is.
+fn excess(bytes: &[u8]) -> Result<Option<String>, prost::DecodeError> {
+    if bytes.len() > ANSWER_BYTES_MAX {
+        let bytes = bytes.len();
+        let words = format!("its answer has {bytes} bytes: {ANSWER_BYTES_MAX} are the most");
+        return Ok(Some(words));
+    }
+    for way in PARTS {
+        let parts = count(bytes, &way)?;
+        if parts > PARTS_MAX {
+            let words = format!("its answer has {parts} parts: {PARTS_MAX} are the most");
+            return Ok(Some(words));
+        }
+    }
+    Ok(None)
+}
+
+/// A `FromBrain`, without what is in its answer.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Outline {
+    #[prost(uint32, tag = "1")]
+    credit: u32,
+    #[prost(message, optional, tag = "3")]
+    answer: Option<Numbered>,
+}
+
+/// An `Answer`, as far as it says to what.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Numbered {
+    #[prost(uint64, tag = "1")]
+    sequence: u64,
 }
 
 /// How many fields there are at the end of the way.
@@ -257,24 +316,46 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_more_parts_than_there_may_be_are_refused_before_they_are_read() {
-        let answer = |findings: usize| {
-            let done = v1::Done {
-                findings: vec![v1::Finding::default(); findings],
-            };
+    fn answers_over_the_limits_are_refusals_of_their_batch_and_not_read() {
+        let answer = |findings: usize, payload: usize| {
+            let mut findings = vec![v1::Finding::default(); findings];
+            findings[0].event = Some(v1::Event {
+                payload: vec![b'x'; payload].into(),
+                ..v1::Event::default()
+            });
             let answer = v1::Answer {
-                sequence: 1,
-                result: Some(v1::answer::Result::Done(done)),
+                sequence: 7,
+                result: Some(answer::Result::Done(v1::Done { findings })),
             };
             let message = v1::FromBrain {
-                credit: 1,
-                message: Some(v1::from_brain::Message::Answer(answer)),
+                credit: 3,
+                message: Some(from_brain::Message::Answer(answer)),
             };
-            Bytes::from(message.encode_to_vec())
+            let read = read(&Bytes::from(message.encode_to_vec())).unwrap();
+            let Some(from_brain::Message::Answer(answer)) = read.message else {
+                panic!("{read:?}")
+            };
+            assert_eq!((read.credit, answer.sequence), (3, 7));
+            answer.result.unwrap()
         };
-        assert_eq!(read(&answer(PARTS_MAX)).unwrap().credit, 1);
-        let error = read(&answer(PARTS_MAX + 1)).unwrap_err();
-        assert!(error.contains("100001 parts"), "{error}");
+        let refused = |result| match result {
+            answer::Result::Refused(refused) => refused,
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(answer(PARTS_MAX, 0), answer::Result::Done(_)));
+        let many = refused(answer(PARTS_MAX + 1, 0));
+        assert!(many.message.contains("100001 parts") && many.events.is_empty());
+        let large = refused(answer(1, ANSWER_BYTES_MAX));
+        assert!(large.message.contains("8388608 are the most"), "{large:?}");
+        // What answers nothing cannot be a refusal of something.
+        let ready = v1::FromBrain {
+            credit: 1,
+            message: Some(from_brain::Message::Ready(v1::Ready {
+                brain: "x".repeat(ANSWER_BYTES_MAX),
+                ..v1::Ready::default()
+            })),
+        };
+        read(&Bytes::from(ready.encode_to_vec())).unwrap_err();
         for bytes in [
             &b"\x1a\xff"[..],
             b"\x1a\x05\x12",

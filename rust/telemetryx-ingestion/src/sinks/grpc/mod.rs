@@ -22,14 +22,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::Deserialize;
-use telemetryx_proto::v1::{Refused, answer};
+use telemetryx_proto::v1::{Finding, Refused, answer};
 
 use self::address::Address;
-use self::message::Events;
+use self::message::{Events, findings_max};
 use self::session::Link;
 use super::secret::SinkSecret;
 use super::tls::TlsFiles;
-use super::{DeliverError, Emitter, RejectedBySink, Sink, SinkContext, SinkFactory};
+use super::{DeliverError, EmitError, Emitter, RejectedBySink, Sink, SinkContext, SinkFactory};
 use crate::config::Secret;
 use crate::plugin::{PluginError, settings};
 use crate::route::EventBatch;
@@ -39,6 +39,11 @@ const FINDINGS: &str = "brain.";
 /// The longest wait for an answer, and for credit.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+/// How often a connection is pinged on which nothing comes. Most gRPC libraries end one that is pinged every five minutes or
+/// more often.
+const KEEPALIVE: Duration = Duration::from_secs(310);
+/// What becomes of an event in which more is found than an answer may say.
+const TOO_MUCH: &str = "too_much_found";
 /// As much of a brain's words is repeated.
 const WORDS_BYTES_MAX: usize = 2_000;
 
@@ -50,6 +55,7 @@ struct GrpcConfig {
     token: Option<Secret>,
     token_file: Option<PathBuf>,
     timeout: Option<crate::config::Duration>,
+    keepalive: Option<crate::config::Duration>,
 }
 
 struct GrpcSink {
@@ -68,10 +74,14 @@ fn construct(
     if timeout.is_zero() || timeout > TIMEOUT_MAX {
         mistakes.push("`timeout` must be from 1ms to 1h".to_owned());
     }
+    let keepalive = config.keepalive.map_or(KEEPALIVE, Duration::from);
+    if keepalive < Duration::from_millis(100) || keepalive > TIMEOUT_MAX {
+        mistakes.push("`keepalive` must be from 100ms to 1h".to_owned());
+    }
     let token = SinkSecret::of("token", config.token, config.token_file);
     let token = token.map_err(|error| mistakes.push(error.to_string()));
     let address = config.url.as_deref().unwrap_or_default();
-    let address = Address::new(address, config.tls, token.ok().flatten());
+    let address = Address::new(address, config.tls, token.ok().flatten(), keepalive);
     let address = address.map_err(|error| mistakes.extend(error));
     match address {
         Ok(address) if mistakes.is_empty() => Ok(Box::new(GrpcSink {
@@ -108,11 +118,19 @@ impl Sink for GrpcSink {
         }
         match session.ask(events).await.map_err(retryable)? {
             answer::Result::Done(done) => {
+                too_many(&done.findings, batch.len())?;
                 let findings = findings::events(done.findings, batch, &self.route);
                 // A brain that breaks the contract once may have lost its count as well.
                 let findings = findings.map_err(|words| retryable(session.end(&words)))?;
-                self.emitter.emit(&findings).await.map_err(|error| {
-                    retryable(format!("findings of the brain cannot be kept: {error}"))
+                let emitted = self.emitter.emit(&findings).await;
+                emitted.map_err(|error| match error {
+                    EmitError::Later(words) => {
+                        retryable(format!("findings of the brain cannot be kept: {words}"))
+                    }
+                    EmitError::TooMuch(message) => DeliverError::Refused {
+                        code: TOO_MUCH,
+                        message,
+                    },
                 })
             }
             answer::Result::Later(later) => Err(retryable(format!(
@@ -138,6 +156,22 @@ impl Sink for GrpcSink {
     fn leaves_out(&self) -> Option<&'static str> {
         Some(FINDINGS)
     }
+
+    fn hands_back(&self) -> bool {
+        true
+    }
+}
+
+/// Too much is found, and would be found again: halves of the batch are tried.
+fn too_many(findings: &[Finding], events: usize) -> Result<(), DeliverError> {
+    let (count, most) = (findings.len(), findings_max(events));
+    if count <= most {
+        return Ok(());
+    }
+    Err(DeliverError::Refused {
+        code: TOO_MUCH,
+        message: format!("it found {count} things in a batch of {events}: {most} are the most"),
+    })
 }
 
 /// What the brain will never take.

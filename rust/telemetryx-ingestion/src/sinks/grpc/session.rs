@@ -13,10 +13,10 @@ use telemetryx_proto::v1::{self, answer, from_brain};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tonic::client::Grpc;
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 use super::address::{Address, Tasks};
-use super::message::{ANSWER_BYTES_MAX, BrainCodec, Events, Message, PROTOCOL};
+use super::message::{BrainCodec, Events, Message, PROTOCOL, READ_BYTES_MAX, too_much};
 
 const METHOD: PathAndQuery = PathAndQuery::from_static("/telemetryx.v1.Brain/Analyze");
 /// For connecting, and until the brain says that it is ready.
@@ -77,7 +77,7 @@ impl Link {
             request.metadata_mut().insert("authorization", token);
         }
         let mut grpc = Grpc::with_origin(open.sender, self.address.origin())
-            .max_decoding_message_size(ANSWER_BYTES_MAX);
+            .max_decoding_message_size(READ_BYTES_MAX);
         grpc.ready().await.map_err(|error| error.to_string())?;
         let answer = grpc.streaming(request, METHOD, BrainCodec).await;
         let mut incoming = answer.map_err(|status| words(&status))?.into_inner();
@@ -253,6 +253,18 @@ impl Shared {
         Ok(())
     }
 
+    /// An answer came that is too large to be read: it is that to the batch under way, if there is only one.
+    fn answered_too_much(&self, words: &str) {
+        let mut waiting = self.waiting.lock();
+        if waiting.answers.len() == 1 {
+            let answers = std::mem::take(&mut waiting.answers);
+            drop(waiting);
+            for answer in answers.into_values() {
+                answer.send(Ok(too_much(words.to_owned()))).ok();
+            }
+        }
+    }
+
     fn end(&self, why: &str) {
         let answers = {
             let mut waiting = self.waiting.lock();
@@ -307,7 +319,12 @@ async fn read(shared: Arc<Shared>, mut incoming: Streaming<v1::FromBrain>) {
                 }
             }
             Ok(None) => break "it ended the stream".to_owned(),
-            Err(status) => break words(&status),
+            Err(status) => {
+                if status.code() == Code::OutOfRange {
+                    shared.answered_too_much(status.message());
+                }
+                break words(&status);
+            }
         }
     };
     shared.end(&why);
