@@ -297,6 +297,13 @@ fn every_trouble_ends_with_every_event_there_once() {
             || proxy.answer_with(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"),
             || proxy.restore(),
         ),
+        // To a question, no event is to blame for what may be one's fault in an insert.
+        Trouble::new(
+            "refused questions",
+            "Cannot parse input",
+            || proxy.answer_with(CANNOT_PARSE),
+            || proxy.restore(),
+        ),
         Trouble::new(
             "read-only",
             "readonly mode",
@@ -325,6 +332,30 @@ fn every_trouble_ends_with_every_event_there_once() {
     outages.wait_until_delivered("killed");
     let stored = server.sql("SELECT id FROM events ORDER BY id");
     assert!(stored.lines().eq(outages.ids()), "each is there once");
+}
+
+const CANNOT_PARSE: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 43\r\n\r\n\
+    Code: 27. DB::Exception: Cannot parse input";
+
+#[test]
+fn a_column_that_others_changed_is_named_and_no_event_is_buried_for_it() {
+    let server = ClickHouse::start();
+    let service = start(&config(&server.url(), ""));
+    let with_key = r#"{"id":"a","ts":"2026-01-01T00:00:00Z","partition_key":"p"}"#;
+    service.post_json("/ingest", with_key).expect_status(202);
+    settle(&service);
+    server.sql("ALTER TABLE events MODIFY COLUMN partition_key String");
+    // The writer is the one from before.
+    service.post_json("/ingest", event("b")).expect_status(202);
+    trouble(
+        &service,
+        "has column partition_key as String: it must be Nullable(String)",
+    );
+    server.sql("ALTER TABLE events MODIFY COLUMN partition_key Nullable(String)");
+    settle(&service);
+    assert_eq!(server.sql("SELECT id FROM events ORDER BY id"), "a\nb\n");
+    let books = assert_books_balance(&service);
+    assert_eq!(books["routes"]["out"]["dead"], 0, "{books}");
 }
 
 #[test]

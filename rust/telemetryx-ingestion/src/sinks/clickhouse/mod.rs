@@ -163,8 +163,14 @@ impl Sink for ClickhouseSink {
         };
         let done = writer.store(&self.server, &self.table, batch).await;
         // After an error nobody knows what became of it: the next one is told by another writer.
-        if matches!(done, Ok(()) | Err(DeliverError::Refused { .. })) {
-            *slot = Some(writer);
+        match &done {
+            Ok(()) => *slot = Some(writer),
+            Err(DeliverError::Refused { .. }) => {
+                // Somebody may have changed the table since it was looked at: that is no event's fault.
+                self.table.ready(&self.server).await?;
+                *slot = Some(writer);
+            }
+            Err(_) => {}
         }
         done
     }

@@ -68,7 +68,7 @@ impl Server {
     /// One statement, and what it answers: at most `most` bytes.
     ///
     /// # Errors
-    /// [`DeliverError`].
+    /// [`DeliverError::Retryable`]: no event is to blame for what the server says to a question.
     pub(super) async fn ask(
         &self,
         statement: String,
@@ -82,7 +82,10 @@ impl Server {
             answer_bytes_max: most,
             ..Outgoing::default()
         };
-        let answer = self.judge(self.web.post(request).await?)?;
+        let answer = self.web.post(request).await?;
+        if !answer.status.is_success() {
+            return Err(self.retryable(&answer.said()));
+        }
         if answer.is_cut {
             return Err(self.retryable(&format!("an answer has more than {most} bytes")));
         }
@@ -92,7 +95,7 @@ impl Server {
     /// A statement without an answer.
     ///
     /// # Errors
-    /// [`DeliverError`].
+    /// [`DeliverError::Retryable`].
     pub(super) async fn run(&self, statement: String) -> Result<(), DeliverError> {
         let said = self.ask(statement, 1024).await?;
         self.silent(&said)
@@ -101,7 +104,7 @@ impl Server {
     /// A number.
     ///
     /// # Errors
-    /// [`DeliverError`].
+    /// [`DeliverError::Retryable`].
     pub(super) async fn number(&self, statement: String) -> Result<u64, DeliverError> {
         let answer = self.ask(statement, 1024).await?;
         let text = String::from_utf8_lossy(&answer);
@@ -185,7 +188,7 @@ impl Server {
         Ok(headers)
     }
 
-    /// What an answer means. Servers of different age give different statuses to one error: its number counts.
+    /// What the answer to an insert means. Servers of different age give different statuses to one error: its number counts.
     fn judge(&self, answer: Answer) -> Result<Answer, DeliverError> {
         if answer.status.is_success() {
             return Ok(answer);

@@ -89,44 +89,40 @@ impl Table {
         if self.columns(server, WRITERS).await?.is_empty() {
             server.run(self.create_writers()).await?;
         }
-        let has = |name: &str| columns.iter().any(|column| column == name);
-        let form = if has("ts_nanos") {
-            Form::Old
-        } else {
-            Form::New
-        };
-        let wanted = form.columns().iter().map(|(name, _)| *name);
-        let missing: Vec<_> = wanted
-            .chain(["journal"])
-            .filter(|name| !has(name))
-            .collect();
-        if !missing.is_empty() {
-            let (table, missing) = (&self.events, missing.join(", "));
-            return Err(server.retryable(&format!("table {table} has no column {missing}")));
-        }
+        let form = Form::of(&columns)
+            .map_err(|wrong| server.retryable(&format!("table {} {wrong}", self.events)))?;
         Ok(Ready { form, is_new })
     }
 
-    async fn columns(&self, server: &Server, table: &str) -> Result<Vec<String>, DeliverError> {
+    async fn columns(
+        &self,
+        server: &Server,
+        table: &str,
+    ) -> Result<Vec<(String, String)>, DeliverError> {
+        let answer = server
+            .ask(self.describe(table), DESCRIPTION_BYTES_MAX)
+            .await?;
+        Ok(described(&String::from_utf8_lossy(&answer)))
+    }
+
+    /// The statement that asks for the columns of a table; [`described`] reads the answer.
+    pub(super) fn describe(&self, table: &str) -> String {
         let (database, table) = (quoted(&self.database, '\''), quoted(table, '\''));
-        let statement = format!(
-            "SELECT name FROM system.columns WHERE database = {database} AND table = {table}"
-        );
-        let answer = server.ask(statement, DESCRIPTION_BYTES_MAX).await?;
-        let text = String::from_utf8_lossy(&answer);
-        Ok(text.lines().map(str::to_owned).collect())
+        format!(
+            "SELECT name, type FROM system.columns WHERE database = {database} AND table = {table} \
+             FORMAT TabSeparated"
+        )
     }
 
     /// The statement that makes the table of events.
     pub(super) fn create(&self, form: Form) -> String {
-        let columns = form.columns().iter();
-        let columns: Vec<_> = columns
-            .map(|(name, kind)| match (form, *name) {
+        let columns: Vec<_> = form
+            .all_columns()
+            .map(|(name, kind)| match (form, name) {
                 (Form::New, "type") => format!("{name} LowCardinality({kind})"),
                 (Form::New, "payload") => format!("{name} {kind} CODEC(ZSTD(1))"),
                 _ => format!("{name} {kind}"),
             })
-            .chain(["journal UInt64".to_owned()])
             .collect();
         let columns = columns.join(", ");
         let partition = match self.partition {
@@ -221,6 +217,37 @@ impl Table {
 }
 
 impl Form {
+    /// The form of a table with these columns and types.
+    ///
+    /// # Errors
+    /// What is wrong with it: events would be refused for it, or changed, or not be found again.
+    pub(super) fn of(columns: &[(String, String)]) -> Result<Self, String> {
+        let found = |name: &str| {
+            let mut columns = columns.iter();
+            columns.find_map(|(column, kind)| (column == name).then_some(kind.as_str()))
+        };
+        let form = match found("ts_nanos") {
+            Some(_) => Self::Old,
+            None => Self::New,
+        };
+        for (name, kind) in form.all_columns() {
+            match found(name) {
+                Some(found) if bare(found) == bare(kind) => {}
+                Some(found) => {
+                    return Err(format!("has column {name} as {found}: it must be {kind}"));
+                }
+                None => return Err(format!("has no column {name}")),
+            }
+        }
+        Ok(form)
+    }
+
+    /// Columns and types of the table.
+    pub(super) fn all_columns(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let columns = self.columns().iter().copied();
+        columns.chain([("journal", "UInt64")])
+    }
+
     /// Columns and types, in the order in which rows have them.
     pub(super) fn columns(self) -> &'static [(&'static str, &'static str)] {
         match self {
@@ -277,6 +304,21 @@ impl Form {
             _ => column,
         }
     }
+}
+
+/// Names and types of columns, from what [`Table::describe`] asks for.
+pub(super) fn described(answer: &str) -> Vec<(String, String)> {
+    let columns = answer.lines().filter_map(|line| line.split_once('\t'));
+    columns
+        .map(|(name, kind)| (name.to_owned(), kind.replace('\\', "")))
+        .collect()
+}
+
+/// A type without what makes no difference to its values: a dictionary, a time zone.
+fn bare(kind: &str) -> String {
+    let kind = kind.replace("LowCardinality(", "").replace(')', "");
+    let (kind, _zone) = kind.split_once('\'').unwrap_or((&kind, ""));
+    kind.trim_end_matches([' ', ',', '(']).to_owned()
 }
 
 /// A name or a text for SQL.

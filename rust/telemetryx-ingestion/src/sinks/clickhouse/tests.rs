@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use telemetryx_common::{Event, EventType, Source, Timestamp};
 
 use super::rows;
-use super::table::{DERIVED, Form, PartitionBy, Table, quoted};
+use super::table::{DERIVED, Form, PartitionBy, Table, described, quoted};
 
 const JOURNAL: u64 = u64::MAX - 1;
 
@@ -119,6 +119,7 @@ fn try_form(form: Form) {
             "SELECT DISTINCT * EXCEPT(ts, received_at), {nanos} FROM {} ORDER BY journal_offset FORMAT JSONEachRow",
             table.events
         ),
+        table.describe("e'v"),
     ]);
     let text = |place: usize| match &answers[place] {
         Ok(text) => text.trim().to_owned(),
@@ -161,6 +162,8 @@ fn try_form(form: Form) {
     assert_eq!(offsets(20), [1, 2, 3]);
     let derived = crate::hex::decode(text(21).lines().next().unwrap().as_bytes());
     assert_eq!(derived.unwrap(), b"derived'");
+
+    assert_eq!(Form::of(&described(&text(23))), Ok(form));
 
     let rows = text(22);
     let rows: Vec<Value> = rows
@@ -214,6 +217,42 @@ fn todays_engine_takes_statements_and_rows_and_gives_the_values_back() {
 #[test]
 fn todays_engine_takes_a_table_that_an_old_server_made() {
     try_form(Form::Old);
+}
+
+#[test]
+fn tables_of_ones_own_are_taken_if_values_stay_what_they_are() {
+    let with = |name: &str, kind: &str| {
+        let columns = Form::New.all_columns().map(|(found, wanted)| {
+            let kind = if found == name { kind } else { wanted };
+            (found.to_owned(), kind.to_owned())
+        });
+        let columns: Vec<_> = columns.collect();
+        Form::of(&columns)
+    };
+    for (name, kind) in [
+        ("none", ""),
+        ("id", "LowCardinality(String)"),
+        ("ts", "DateTime64(9)"),
+        ("ts", "DateTime64(9, 'Europe/Berlin')"),
+        ("partition_key", "LowCardinality(Nullable(String))"),
+        ("attributes", "Map(LowCardinality(String), String)"),
+    ] {
+        assert_eq!(with(name, kind), Ok(Form::New), "{name} {kind}");
+    }
+    for (name, kind) in [
+        // What is cut off is not found again.
+        ("ts", "DateTime64(3)"),
+        ("ts", "DateTime('UTC')"),
+        ("partition_key", "String"),
+        ("payload", "UInt32"),
+        ("journal_offset", "UInt32"),
+    ] {
+        let wrong = with(name, kind).unwrap_err();
+        assert!(
+            wrong.starts_with(&format!("has column {name} as")),
+            "{wrong}"
+        );
+    }
 }
 
 #[test]
