@@ -16,7 +16,7 @@ use support::kills::kill_under_load;
 use support::{
     Load, SOON, TS, assert_answer, assert_books_balance, error, service, settle, stored,
 };
-use telemetryx_testkit::{Postgres, Service, eventually};
+use telemetryx_testkit::{Postgres, Proxy, Service, eventually};
 
 /// A service whose route `store` delivers there; `keys` are more keys of the sink, each with a comma before it.
 fn config(postgres: &Postgres, keys: &str) -> String {
@@ -401,6 +401,42 @@ fn partitions_are_made_on_demand_and_dropped_once_too_old() {
     let plain = || postgres.sql("SELECT string_agg(id, ' ' ORDER BY id) FROM other.\"my \"\"own\"");
     eventually(SOON, "the young ones are there", || plain() == "0 5");
     assert_eq!(stored(&service).len(), 2);
+}
+
+#[test]
+fn the_next_host_is_taken_where_the_first_says_nothing_and_the_encoding_has_to_be_utf8() {
+    let postgres = Postgres::start();
+    let hung = Proxy::start(postgres.port());
+    hung.hang();
+    let config = |hosts: &str, database: &str| {
+        format!(
+            "routes: [ {{ name: store, sink: {{ kind: postgres, url: 'postgres://postgres@{hosts}/{database}', timeout: 4s }},
+                retry: {{ initial: 20ms, max: 200ms }}, breaker: {{ failures: 1000000 }} }} ]"
+        )
+    };
+    let good = format!("127.0.0.1:{}", postgres.port());
+    let hosts = format!("{},{good}", hung.address());
+    let mut service = service().config(&config(&hosts, "postgres")).start();
+    given(&service, &support::event("a"));
+    assert_eq!(count(&postgres), 1);
+
+    postgres.sql("CREATE DATABASE latin ENCODING LATIN1 TEMPLATE template0");
+    service.terminate();
+    service.set_config(&config(&good, "latin"));
+    service.restart();
+    service
+        .post_json("/ingest", support::event("€"))
+        .expect_status(202);
+    assert_down(
+        &service,
+        "the encoding of the database is LATIN1, and must be UTF8",
+    );
+    service.terminate();
+    service.set_config(&config(&good, "postgres"));
+    service.restart();
+    settle(&service);
+    assert_eq!(postgres.sql("SELECT id FROM events ORDER BY id"), "a\n€");
+    assert_books_balance(&service);
 }
 
 #[test]

@@ -4,9 +4,11 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode};
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -65,19 +67,12 @@ impl Connector {
         Ok(this)
     }
 
-    /// A new connection with `settings`, SQL that sets up the session.
+    /// A new connection with `settings`, SQL that sets up the session. Of several hosts it is the first that answers; each has
+    /// its part of the time.
     ///
     /// # Errors
     /// The server's words, or why there are none.
     pub(super) async fn open(&self, settings: &str) -> Result<Connection, String> {
-        let opening = self.connect(settings);
-        match tokio::time::timeout(self.timeout, opening).await {
-            Ok(opened) => opened,
-            Err(_) => Err(format!("no connection within {:?}", self.timeout)),
-        }
-    }
-
-    async fn connect(&self, settings: &str) -> Result<Connection, String> {
         // Files may have changed since.
         let (server, tls) = tokio::task::block_in_place(|| {
             let server = self.server()?;
@@ -86,6 +81,37 @@ impl Connector {
                 .map_err(|error| error.to_string())
                 .map(|tls| (server, tls))
         })?;
+        let mut hosts = hosts(&server);
+        let count = hosts.len();
+        let at_most = self.timeout / u32::try_from(count).unwrap_or(u32::MAX);
+        let mut said = Vec::new();
+        for (name, host) in &mut hosts {
+            // A name may stand for several addresses.
+            host.connect_timeout(at_most / 2)
+                .tcp_user_timeout(self.timeout * 2)
+                .keepalives_idle(Duration::from_secs(30))
+                .keepalives_interval(Duration::from_secs(10))
+                .keepalives_retries(3);
+            let opening = self.connect(host, tls.clone(), settings);
+            let words = match tokio::time::timeout(at_most, opening).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(words)) => words,
+                Err(_) => format!("no connection within {at_most:?}"),
+            };
+            said.push(match count {
+                1 => words,
+                _ => format!("{name}: {words}"),
+            });
+        }
+        Err(said.join("; "))
+    }
+
+    async fn connect(
+        &self,
+        server: &Config,
+        tls: Option<ClientConfig>,
+        settings: &str,
+    ) -> Result<Connection, String> {
         let failed = |error| words(&error);
         let (client, driver) = match tls {
             Some(tls) => {
@@ -93,11 +119,11 @@ impl Connector {
                     .connect(MakeRustlsConnect::new(tls))
                     .await
                     .map_err(failed)?;
-                (client, drive(io))
+                (client, drive(io)?)
             }
             None => {
                 let (client, io) = server.connect(NoTls).await.map_err(failed)?;
-                (client, drive(io))
+                (client, drive(io)?)
             }
         };
         let connection = Connection { client, driver };
@@ -105,7 +131,7 @@ impl Connector {
         let ms = self.timeout.as_millis();
         let session = format!(
             "SET statement_timeout = {ms}; SET idle_in_transaction_session_timeout = {ms}; SET TimeZone = 'UTC'; \
-             SET DateStyle = 'ISO'; SET client_min_messages = 'warning'; \
+             SET DateStyle = 'ISO'; SET client_min_messages = 'error'; \
              SET default_transaction_isolation = 'read committed'; SET tcp_keepalives_idle = 30; \
              SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; {settings}"
         );
@@ -147,12 +173,6 @@ impl Connector {
         if server.get_application_name().is_none() {
             server.application_name("telemetryx");
         }
-        server
-            .connect_timeout(self.timeout)
-            .tcp_user_timeout(self.timeout * 2)
-            .keepalives_idle(Duration::from_secs(30))
-            .keepalives_interval(Duration::from_secs(10))
-            .keepalives_retries(3);
         Ok(server)
     }
 
@@ -162,17 +182,90 @@ impl Connector {
     }
 }
 
+/// Each host alone, with its name, in the order in which they are to be tried. The library goes on to the next one only where
+/// no connection comes about, and not where a server takes it and says nothing.
+fn hosts(server: &Config) -> Vec<(String, Config)> {
+    let (names, addresses) = (server.get_hosts(), server.get_hostaddrs());
+    let ports = server.get_ports();
+    let count = names.len().max(addresses.len());
+    let fits = |length: usize, least: usize| length <= least || length == count;
+    if !(fits(names.len(), 0) && fits(addresses.len(), 0) && fits(ports.len(), 1)) {
+        // The library says what is wrong.
+        return vec![(String::new(), server.clone())];
+    }
+    let mut hosts: Vec<_> = (0..count)
+        .map(|place| {
+            let mut alone = Config::new();
+            let mut name = String::new();
+            if let Some(address) = addresses.get(place) {
+                alone.hostaddr(*address);
+                name = address.to_string();
+            }
+            match names.get(place) {
+                Some(Host::Tcp(host)) => {
+                    alone.host(host);
+                    name.clone_from(host);
+                }
+                Some(Host::Unix(path)) => {
+                    alone.host_path(path);
+                    name = path.display().to_string();
+                }
+                None => {}
+            }
+            if let Some(port) = ports.get(place).or_else(|| ports.first()) {
+                alone.port(*port);
+                name = format!("{name}:{port}");
+            }
+            if let Some(user) = server.get_user() {
+                alone.user(user);
+            }
+            if let Some(password) = server.get_password() {
+                alone.password(password);
+            }
+            if let Some(database) = server.get_dbname() {
+                alone.dbname(database);
+            }
+            if let Some(options) = server.get_options() {
+                alone.options(options);
+            }
+            if let Some(name) = server.get_application_name() {
+                alone.application_name(name);
+            }
+            alone
+                .ssl_mode(server.get_ssl_mode())
+                .ssl_negotiation(server.get_ssl_negotiation())
+                .channel_binding(server.get_channel_binding())
+                .target_session_attrs(server.get_target_session_attrs());
+            (name, alone)
+        })
+        .collect();
+    if server.get_load_balance_hosts() == LoadBalanceHosts::Random {
+        fastrand::shuffle(&mut hosts);
+    }
+    hosts
+}
+
 /// Does the input and output of a connection until it ends.
-fn drive<S, T>(io: tokio_postgres::Connection<S, T>) -> JoinHandle<()>
+fn drive<S, T>(io: tokio_postgres::Connection<S, T>) -> Result<JoinHandle<()>, String>
 where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
     tokio_postgres::Connection<S, T>:
         Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static,
 {
-    tokio::spawn(async move {
+    // Any other has no place for some characters, and the server would refuse event after event for that.
+    if let Some(encoding) = io.parameter("server_encoding")
+        && encoding != "UTF8"
+    {
+        return Err(format!(
+            "the encoding of the database is {encoding}, and must be UTF8: CREATE DATABASE … ENCODING 'UTF8'"
+        ));
+    }
+    Ok(tokio::spawn(async move {
         if let Err(error) = io.await {
             tracing::debug!(error = words(&error), "a connection to PostgreSQL ended");
         }
-    })
+    }))
 }
 
 impl Deref for Connection {
