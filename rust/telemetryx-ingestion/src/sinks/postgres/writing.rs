@@ -4,13 +4,14 @@
 //! there already, or if the events came before, it goes over a staging table, and known ids are skipped.
 
 use std::collections::HashSet;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 
 use bytes::Bytes;
 use futures_util::SinkExt;
+use futures_util::future::join;
 use telemetryx_common::Event;
 use tokio_postgres::types::Type;
-use tokio_postgres::{SimpleQueryMessage, Statement};
+use tokio_postgres::{CopyInSink, SimpleQueryMessage, Statement};
 use uuid::Uuid;
 
 use super::connection::{Connection, Connector};
@@ -126,6 +127,7 @@ impl Writer {
         done
     }
 
+    /// Ends a transaction that is still open.
     async fn roll_back(&self) -> Result<(), Failure> {
         Ok(self.connection.batch_execute("ROLLBACK").await?)
     }
@@ -138,11 +140,14 @@ impl Writer {
         stretch: Stretch,
         position: Position,
     ) -> Result<(), Failure> {
-        self.begin(settings, Some((stretch, position))).await?;
         let known = self.known_ids(settings, events).await?;
-        self.copy(&self.copy, settings, unknown(events, &known))
-            .await?;
-        Ok(self.connection.batch_execute("COMMIT").await?)
+        let step = Some((stretch, position));
+        let copy = pin!(self.begin_copy(settings, step, &self.copy).await?);
+        // Sent behind the last row. Where the server refuses a row, this rolls back.
+        self.copy(copy, settings, unknown(events, &known), async || {
+            Ok(self.connection.batch_execute("COMMIT").await?)
+        })
+        .await
     }
 
     /// Copies into the staging table, and from there what is not known.
@@ -159,19 +164,21 @@ impl Writer {
                 self.staging.insert(made).clone()
             }
         };
-        self.begin(settings, step).await?;
         let known = self.known_ids(settings, events).await?;
-        self.copy(&into, settings, unknown(events, &known)).await?;
-        let inserted = self.connection.execute(&on, &[]).await;
-        inserted.map_err(|error| match Failure::from(error) {
-            // What our own key finds is skipped: this is a key that somebody else gave the table.
-            Failure::Duplicate(message) => Failure::Refused {
-                code: "constraint",
-                message,
-            },
-            other => other,
-        })?;
-        Ok(self.connection.batch_execute("COMMIT").await?)
+        let copy = pin!(self.begin_copy(settings, step, &into).await?);
+        self.copy(copy, settings, unknown(events, &known), async || {
+            let inserted = self.connection.execute(&on, &[]).await;
+            inserted.map_err(|error| match Failure::from(error) {
+                // What our own key finds is skipped: this is a key that somebody else gave the table.
+                Failure::Duplicate(message) => Failure::Refused {
+                    code: "constraint",
+                    message,
+                },
+                other => other,
+            })?;
+            Ok(self.connection.batch_execute("COMMIT").await?)
+        })
+        .await
     }
 
     async fn make_staging(&self, settings: &Settings) -> Result<(Statement, Statement), Failure> {
@@ -188,6 +195,24 @@ impl Writer {
             "INSERT INTO {events} ({COLUMNS}) SELECT {COLUMNS} FROM {STAGING} ON CONFLICT (id, ts) DO NOTHING"
         );
         Ok((into, self.connection.prepare(&on).await?))
+    }
+
+    /// Begins a transaction and a `COPY` in it. Both are sent at once: each way to the server and back is time in which
+    /// it stores nothing.
+    async fn begin_copy(
+        &self,
+        settings: &Settings,
+        step: Option<(Stretch, Position)>,
+        statement: &Statement,
+    ) -> Result<CopyInSink<Bytes>, Failure> {
+        let (begun, copy) = join(
+            self.begin(settings, step),
+            self.connection.copy_in(statement),
+        )
+        .await;
+        // If it is not begun, what there is of the copy is dropped here, and fails.
+        begun?;
+        Ok(copy?)
     }
 
     /// Begins a transaction, and moves the route's position in it.
@@ -276,23 +301,25 @@ impl Writer {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
+    /// Sends the rows; `then` is sent behind them without waiting for what becomes of them.
     async fn copy<'e>(
         &self,
-        statement: &Statement,
+        mut copy: Pin<&mut CopyInSink<Bytes>>,
         settings: &Settings,
         events: impl Iterator<Item = &'e Event<'e>>,
+        then: impl AsyncFnOnce() -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let mut sink = pin!(self.connection.copy_in::<_, Bytes>(statement).await?);
         let mut rows = CopyRows::new(settings.payload);
         for event in events {
             rows.push(event);
             if let Some(chunk) = rows.full_chunk() {
-                sink.feed(chunk).await?;
+                copy.feed(chunk).await?;
             }
         }
-        sink.feed(rows.finish()).await?;
-        sink.finish().await?;
-        Ok(())
+        copy.feed(rows.finish()).await?;
+        let (copied, done) = join(copy.as_mut().finish(), then()).await;
+        copied?;
+        done
     }
 }
 
