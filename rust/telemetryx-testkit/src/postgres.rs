@@ -151,6 +151,13 @@ impl Postgres {
             .expect("PostgreSQL can be started")
     }
 
+    /// What it has said so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let bytes = std::fs::read(self.folder.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// Runs SQL as the superuser; rows as lines, columns parted by `|`.
     ///
     /// # Panics
@@ -179,6 +186,16 @@ impl Postgres {
             true => Ok(text(&output.stdout)),
             false => Err(text(&output.stderr)),
         }
+    }
+
+    /// Waits until the day (of UTC) will not end within the next minute: for tests that ask for a day more than once.
+    ///
+    /// # Panics
+    /// If time stands still.
+    pub fn wait_past_midnight(&self) {
+        eventually(Duration::from_secs(90), "midnight is past", || {
+            self.sql("SELECT (now() AT TIME ZONE 'UTC')::time < '23:59'") == "t"
+        });
     }
 
     /// SIGKILL, as the power fails; nothing if it does not run.
@@ -228,12 +245,10 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = std::fs::read(self.folder.path().join("log")).unwrap_or_default();
-            let from = log.len().saturating_sub(3000);
-            eprintln!(
-                "--- the end of PostgreSQL's log ---\n{}",
-                String::from_utf8_lossy(&log[from..])
-            );
+            let log = self.log();
+            let from = log.floor_char_boundary(log.len().saturating_sub(3000));
+            let end = log.get(from..).unwrap_or_default();
+            eprintln!("--- the end of PostgreSQL's log ---\n{end}");
         }
         self.kill();
     }

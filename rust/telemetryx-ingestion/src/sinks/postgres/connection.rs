@@ -189,8 +189,9 @@ fn hosts(server: &Config) -> Vec<(String, Config)> {
     let ports = server.get_ports();
     let count = names.len().max(addresses.len());
     let fits = |length: usize, least: usize| length <= least || length == count;
-    if !(fits(names.len(), 0) && fits(addresses.len(), 0) && fits(ports.len(), 1)) {
-        // The library says what is wrong.
+    let fit = fits(names.len(), 0) && fits(addresses.len(), 0) && fits(ports.len(), 1);
+    // Where they do not fit together, the library says so.
+    if count == 1 || !fit {
         return vec![(String::new(), server.clone())];
     }
     let mut hosts: Vec<_> = (0..count)
@@ -235,6 +236,7 @@ fn hosts(server: &Config) -> Vec<(String, Config)> {
                 .ssl_mode(server.get_ssl_mode())
                 .ssl_negotiation(server.get_ssl_negotiation())
                 .channel_binding(server.get_channel_binding())
+                .keepalives(server.get_keepalives())
                 .target_session_attrs(server.get_target_session_attrs());
             (name, alone)
         })

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
+use super::making::EXCLUSION;
 use crate::sinks::DeliverError;
 
 /// Why a batch was not stored.
@@ -21,6 +22,9 @@ pub(super) enum Failure {
         /// The server's own words.
         message: String,
     },
+    /// The default partition takes no events of a time for which a partition is being made; the server's own words.
+    #[error("{0}")]
+    Excluded(String),
     /// Anything else: the same batch may pass later, on a new connection.
     #[error("{0}")]
     Retry(String),
@@ -73,13 +77,19 @@ impl From<tokio_postgres::Error> for Failure {
                 code: "invalid_data",
                 message,
             },
-            // Without a constraint's name it is that no partition takes the row.
+            Some("23") if found.constraint() == Some(EXCLUSION) => Self::Excluded(message),
+            // With neither it is that no partition takes the row.
             Some("23") if found.constraint().is_some() || found.column().is_some() => {
                 Self::Refused {
                     code: "constraint",
                     message,
                 }
             }
+            // A trigger of the user's looked at the row.
+            _ if *found.code() == SqlState::RAISE_EXCEPTION => Self::Refused {
+                code: "raised",
+                message,
+            },
             // Nested too deep, too long for an index.
             Some("54") => Self::Refused {
                 code: "limit_exceeded",

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::types::Type;
 
-use super::connection::{Connection, Connector};
+use super::connection::Connection;
 use super::encoding::micros;
 use super::failure::{Failure, within};
-use super::partitions::{self, Partitions};
-use super::{Settings, schema};
+use super::partitions::{self, PartitionBy, Partitions};
+use super::{Settings, Shared, making, schema};
 use crate::clock;
 
 /// How often.
@@ -24,44 +24,99 @@ const AT_MOST: Duration = Duration::from_secs(120);
 const SETTINGS: &str = "SET lock_timeout = '2s'";
 
 /// Keeps the table for as long as it is polled.
-pub(super) async fn keep(connector: &Connector, settings: &Settings) {
+pub(super) async fn keep(shared: &Shared) {
+    let mut said = String::new();
     loop {
-        let done = async {
-            let connection = connector.open(SETTINGS).await.map_err(Failure::Retry)?;
-            Partitions::load(&connection, settings).await?;
-            remove_old(&connection, settings).await
+        let words = match keep_once(shared).await {
+            Ok(()) => String::new(),
+            Err(failure) => failure.to_string(),
         };
-        if let Err(failure) = within(AT_MOST, done).await {
-            tracing::warn!(table = settings.events, reason = %failure, "retention waits");
+        if !words.is_empty() && words != said {
+            tracing::warn!(
+                table = shared.settings.events,
+                reason = words,
+                "the table is not kept as it should be"
+            );
         }
+        said = words;
         tokio::time::sleep(EVERY).await;
     }
 }
 
+async fn keep_once(shared: &Shared) -> Result<(), Failure> {
+    let Shared {
+        connector,
+        settings,
+        pause,
+    } = shared;
+    let kept = async {
+        let connection = connector.open(SETTINGS).await.map_err(Failure::Retry)?;
+        let partitions = Partitions::load(&connection, settings, pause).await?;
+        let removed = remove_old(&connection, settings).await;
+        Ok((connection, partitions, removed))
+    };
+    let (connection, partitions, mut done) = within(AT_MOST, kept).await?;
+    for range in partitions.missing_ahead(settings) {
+        // Events of now come meanwhile.
+        if range.from > micros(clock::now()) {
+            let making = making::make_beside(&connection, settings, range);
+            let made = within(making::VALIDATING_AT_MOST, making).await;
+            done = done.and(made);
+        }
+    }
+    done
+}
+
 /// Drops partitions of which all is too old, and deletes what is too old elsewhere.
+///
+/// # Errors
+/// The first partition that cannot be dropped; all else is done.
 async fn remove_old(connection: &Connection, settings: &Settings) -> Result<(), Failure> {
     let Some(age) = settings.retain else {
         return Ok(());
     };
     let oldest = micros(clock::now()).saturating_sub_unsigned(age.as_micros() as u64);
+    let mut done = Ok(());
     for (range, name) in partitions::named_ranges(connection, settings).await? {
-        if range.to <= oldest {
-            // Alone: who makes a partition meanwhile locks the same tables in another order.
-            connection.batch_execute("BEGIN").await?;
-            schema::lock(connection, settings).await?;
-            connection
-                .batch_execute(&format!("DROP TABLE {name}; COMMIT"))
-                .await?;
-            tracing::info!(
-                partition = name,
-                "a partition was dropped: all of it is too old"
-            );
+        if range.to <= oldest
+            && let Err(failure) = drop_partition(connection, settings, &name).await
+        {
+            connection.batch_execute("ROLLBACK").await?;
+            let words = format!("partition {name} cannot be dropped: {failure}");
+            done = done.and(Err(Failure::Retry(words)));
         }
     }
-    // Partitions are dropped as a whole; the plain table, or the default partition, row by row.
+    delete_old(connection, settings, oldest).await?;
+    done
+}
+
+async fn drop_partition(
+    connection: &Connection,
+    settings: &Settings,
+    name: &str,
+) -> Result<(), Failure> {
+    // Alone: who makes a partition meanwhile locks the same tables in another order.
+    connection.batch_execute("BEGIN").await?;
+    schema::lock(connection, settings).await?;
+    connection
+        .batch_execute(&format!("DROP TABLE {name}; COMMIT"))
+        .await?;
+    tracing::info!(
+        partition = name,
+        "a partition was dropped: all of it is too old"
+    );
+    Ok(())
+}
+
+/// Partitions are dropped as a whole; the plain table, or the default partition, loses row by row what is older.
+async fn delete_old(
+    connection: &Connection,
+    settings: &Settings,
+    oldest: i64,
+) -> Result<(), Failure> {
     let rows = match settings.partition {
-        partitions::PartitionBy::None => settings.events.clone(),
-        _ => settings.qualified(&settings.beside_name("_default")),
+        PartitionBy::None => settings.events.clone(),
+        _ => settings.default_partition(),
     };
     let delete = format!(
         "DELETE FROM {rows} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {rows} WHERE ts < '{}' ORDER BY ts LIMIT $1))",

@@ -5,10 +5,11 @@
 //! | `mod.rs` | settings and the sink |
 //! | `connection.rs` | where the server is, TLS, passwords; how a session is set up |
 //! | `schema.rs` | tables, indexes, and their versions |
-//! | `partitions.rs` | partitions ahead and on demand |
+//! | `partitions.rs` | which partitions there are, and which there should be |
+//! | `making.rs` | how one is made |
 //! | `writing.rs` | a batch as one transaction: straight into the table, or over a staging table |
 //! | `encoding.rs` | events as rows of a binary `COPY` |
-//! | `keeping.rs` | retention, beside the deliveries |
+//! | `keeping.rs` | retention and partitions ahead, beside the deliveries |
 //! | `reading.rs` | `/events` |
 //! | `failure.rs` | what the server's errors mean |
 //!
@@ -19,6 +20,7 @@ mod connection;
 mod encoding;
 mod failure;
 mod keeping;
+mod making;
 mod partitions;
 mod reading;
 mod schema;
@@ -34,6 +36,7 @@ use tokio::task::JoinHandle;
 
 use self::connection::{Connector, ServerConfig};
 use self::failure::{Failure, within};
+use self::making::Pause;
 use self::partitions::PartitionBy;
 use self::reading::PostgresEvents;
 use self::writing::Writer;
@@ -164,6 +167,10 @@ impl Settings {
         format!("{}{ending}", self.table_name)
     }
 
+    fn default_partition(&self) -> String {
+        self.qualified(&self.beside_name("_default"))
+    }
+
     /// A name in the table's schema, for SQL.
     fn qualified(&self, name: &str) -> String {
         format!("{}.{}", self.schema, quoted(name, '"'))
@@ -187,6 +194,7 @@ struct PostgresSink {
 struct Shared {
     connector: Connector,
     settings: Settings,
+    pause: Pause,
 }
 
 fn construct(
@@ -204,6 +212,7 @@ fn construct(
     let shared = Arc::new(Shared {
         connector: Connector::new(server, settings.timeout)?,
         settings,
+        pause: Pause::default(),
     });
     Ok(Box::new(PostgresSink {
         events: Arc::new(PostgresEvents::new(Arc::clone(&shared))),
@@ -228,8 +237,7 @@ impl Sink for PostgresSink {
         if !rejected.is_empty() {
             return Err(DeliverError::Rejected(rejected));
         }
-        let settings = &self.shared.settings;
-        self.with_writer(async |writer| writer.store(settings, batch).await)
+        self.with_writer(async |writer| writer.store(&self.shared, batch).await)
             .await
     }
 
@@ -249,20 +257,16 @@ impl PostgresSink {
         &self,
         work: impl AsyncFnOnce(&mut Writer) -> Result<(), Failure>,
     ) -> Result<(), DeliverError> {
-        let Shared {
-            connector,
-            settings,
-        } = &*self.shared;
         let mut slot = self.writer.lock().await;
         let mut writer = match slot.take() {
             Some(writer) => writer,
-            None => Writer::open(connector, settings).await?,
+            None => Writer::open(&self.shared).await?,
         };
         self.keeper.get_or_init(|| {
             let shared = Arc::clone(&self.shared);
-            tokio::spawn(async move { keeping::keep(&shared.connector, &shared.settings).await })
+            tokio::spawn(async move { keeping::keep(&shared).await })
         });
-        let done = within(settings.timeout, work(&mut writer)).await;
+        let done = within(self.shared.settings.timeout, work(&mut writer)).await;
         if matches!(done, Ok(()) | Err(Failure::Refused { .. })) {
             *slot = Some(writer);
         }

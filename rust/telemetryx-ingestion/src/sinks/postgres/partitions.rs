@@ -14,10 +14,11 @@ use serde::Deserialize;
 use telemetryx_common::Event;
 use tokio_postgres::types::Type;
 
+use super::Settings;
 use super::connection::Connection;
-use super::encoding::{COLUMNS, micros};
+use super::encoding::micros;
 use super::failure::Failure;
-use super::{Settings, schema};
+use super::making::{self, Pause};
 use crate::clock;
 
 /// How far back partitions are made on demand where nothing says how long events are kept.
@@ -26,8 +27,6 @@ const BACK: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 const AHEAD: usize = 2;
 /// Partitions made before one batch is stored; what the others would hold lands in the default partition.
 const AT_ONCE: usize = 4;
-/// How long none is made on demand after one could not be made.
-const PAUSE: Duration = Duration::from_secs(300);
 const HOUR: i64 = 3_600_000_000;
 const DAY: i64 = 24 * HOUR;
 
@@ -58,7 +57,7 @@ impl TimeRange {
         self.from <= at && at < self.to
     }
 
-    fn overlaps(self, other: Self) -> bool {
+    pub(super) fn overlaps(self, other: Self) -> bool {
         self.from < other.to && other.from < self.to
     }
 }
@@ -100,7 +99,7 @@ impl PartitionBy {
     }
 
     /// The end of a partition's name.
-    fn name_of(self, range: TimeRange) -> Option<String> {
+    pub(super) fn name_of(self, range: TimeRange) -> Option<String> {
         let time = jiff::Timestamp::from_microsecond(range.from).ok()?;
         let form = match self {
             Self::Day => "_p%Y%m%d",
@@ -128,8 +127,6 @@ fn micros_of(date: civil::Date) -> Option<i64> {
 pub(super) struct Partitions {
     /// In order.
     known: Vec<TimeRange>,
-    /// When some may be made on demand again, after one could not be made.
-    not_before: Option<Instant>,
 }
 
 impl Partitions {
@@ -137,35 +134,59 @@ impl Partitions {
     pub(super) async fn load(
         connection: &Connection,
         settings: &Settings,
+        pause: &Pause,
     ) -> Result<Self, Failure> {
         let mut this = Self {
             known: ranges(connection, settings).await?,
-            not_before: None,
         };
-        if this.make_ahead(connection, settings).await? {
-            this.known = ranges(connection, settings).await?;
-        }
+        let missing = this.missing_ahead(settings);
+        this.make(connection, settings, pause, missing).await?;
         Ok(this)
     }
 
-    /// Makes the partitions of now and the near future that are missing. True if there is one more.
-    async fn make_ahead(
-        &self,
+    /// Makes what these events need and may have.
+    pub(super) async fn make_for(
+        &mut self,
         connection: &Connection,
         settings: &Settings,
-    ) -> Result<bool, Failure> {
-        let mut at = micros(clock::now());
-        let mut made = false;
-        for _ in 0..=AHEAD {
-            let Some(range) = settings.partition.range_of(at) else {
-                break;
-            };
-            if !self.has(at) {
-                made |= make(connection, settings, range).await?;
-            }
-            at = range.to;
+        pause: &Pause,
+        events: &[Event<'_>],
+    ) -> Result<(), Failure> {
+        let missing = self.missing(settings, events, micros(clock::now()));
+        let newest = missing.into_iter().rev().take(AT_ONCE).collect();
+        self.make(connection, settings, pause, newest).await
+    }
+
+    /// Makes these, one after the other, for as long as that takes only a moment.
+    async fn make(
+        &mut self,
+        connection: &Connection,
+        settings: &Settings,
+        pause: &Pause,
+        missing: Vec<TimeRange>,
+    ) -> Result<(), Failure> {
+        if missing.is_empty() || pause.is_on() {
+            return Ok(());
         }
-        Ok(made)
+        let begun = Instant::now();
+        for range in missing {
+            let made = making::make(connection, settings, pause, range).await?;
+            if !made || begun.elapsed() > making::moment(settings) {
+                break;
+            }
+        }
+        self.known = ranges(connection, settings).await?;
+        Ok(())
+    }
+
+    /// Those of now and the near future that are not there, in order.
+    pub(super) fn missing_ahead(&self, settings: &Settings) -> Vec<TimeRange> {
+        let now = settings.partition.range_of(micros(clock::now()));
+        let ahead = std::iter::successors(now, |range| settings.partition.range_of(range.to));
+        ahead
+            .take(AHEAD + 1)
+            .filter(|range| !self.known.iter().any(|known| known.overlaps(*range)))
+            .collect()
     }
 
     fn has(&self, at: i64) -> bool {
@@ -177,27 +198,6 @@ impl Partitions {
         let behind = self.known.partition_point(|range| range.from <= at);
         let found = self.known[..behind].last().copied();
         found.filter(|range| range.contains(at))
-    }
-
-    /// Makes what these events need and may have.
-    pub(super) async fn make_for(
-        &mut self,
-        connection: &Connection,
-        settings: &Settings,
-        events: &[Event<'_>],
-    ) -> Result<(), Failure> {
-        let missing = self.missing(settings, events, micros(clock::now()));
-        if missing.is_empty() || self.not_before.is_some_and(|at| Instant::now() < at) {
-            return Ok(());
-        }
-        for range in missing.into_iter().rev().take(AT_ONCE) {
-            if !make(connection, settings, range).await? {
-                self.not_before = Some(Instant::now() + PAUSE);
-                break;
-            }
-        }
-        self.known = ranges(connection, settings).await?;
-        Ok(())
     }
 
     /// Ranges of partitions that these events should have and that are not there.
@@ -229,65 +229,6 @@ impl Partitions {
         }
         missing
     }
-}
-
-/// Makes one partition, with what the default partition holds of it. False if it could not be made: delivery goes on,
-/// into the default partition.
-async fn make(
-    connection: &Connection,
-    settings: &Settings,
-    range: TimeRange,
-) -> Result<bool, Failure> {
-    let Err(failure) = make_locked(connection, settings, range).await else {
-        return Ok(true);
-    };
-    connection.batch_execute("ROLLBACK").await?;
-    tracing::warn!(
-        table = settings.events,
-        from = time_text(range.from),
-        reason = %failure,
-        "a partition cannot be made; its events land in the default partition"
-    );
-    Ok(false)
-}
-
-async fn make_locked(
-    connection: &Connection,
-    settings: &Settings,
-    range: TimeRange,
-) -> Result<(), Failure> {
-    // Others wait behind who waits for a lock, and so does the batch.
-    let lock_ms = (settings.timeout / 8).as_millis().clamp(1, 2000);
-    connection
-        .batch_execute(&format!("BEGIN; SET LOCAL lock_timeout = {lock_ms}"))
-        .await?;
-    schema::lock(connection, settings).await?;
-    let there = ranges(connection, settings).await?;
-    if !there.iter().any(|other| other.overlaps(range)) {
-        connection
-            .batch_execute(&statements(settings, range)?)
-            .await?;
-    }
-    connection.batch_execute("COMMIT").await?;
-    Ok(())
-}
-
-/// What makes a partition. `ATTACH` lets others read and write the table meanwhile, where `CREATE … PARTITION OF` would
-/// not; only the default partition is locked.
-fn statements(settings: &Settings, range: TimeRange) -> Result<String, Failure> {
-    let unnamed = || Failure::Retry("no name for a partition".to_owned());
-    let name = settings.partition.name_of(range).ok_or_else(unnamed)?;
-    let part = settings.qualified(&settings.beside_name(&name));
-    let default = settings.qualified(&settings.beside_name("_default"));
-    let events = &settings.events;
-    let (from, to) = (time_text(range.from), time_text(range.to));
-    Ok(format!(
-        "LOCK TABLE {default} IN ACCESS EXCLUSIVE MODE;
-         CREATE TABLE {part} (LIKE {events} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE);
-         WITH moved AS (DELETE FROM {default} WHERE ts >= '{from}' AND ts < '{to}' RETURNING {COLUMNS})
-             INSERT INTO {part} ({COLUMNS}) SELECT {COLUMNS} FROM moved;
-         ALTER TABLE {events} ATTACH PARTITION {part} FOR VALUES FROM ('{from}') TO ('{to}')"
-    ))
 }
 
 /// As the server reads it.
@@ -336,7 +277,11 @@ pub(super) async fn named_ranges(
     Ok(found)
 }
 
-async fn ranges(connection: &Connection, settings: &Settings) -> Result<Vec<TimeRange>, Failure> {
+/// The same without their names.
+pub(super) async fn ranges(
+    connection: &Connection,
+    settings: &Settings,
+) -> Result<Vec<TimeRange>, Failure> {
     let named = named_ranges(connection, settings).await?;
     Ok(named.into_iter().map(|(range, _)| range).collect())
 }

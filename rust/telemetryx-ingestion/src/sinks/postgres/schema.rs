@@ -1,6 +1,7 @@
 //! Tables and their versions. All that makes or changes them runs under one lock, so that several processes may start
 //! at once, and in one transaction, so that a version is there as a whole or not at all.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio_postgres::types::Type;
@@ -15,6 +16,18 @@ pub(super) const MIGRATIONS: &[Migration] = &[version_1];
 
 /// An index on a large table takes its time.
 const UPGRADE_AT_MOST: Duration = Duration::from_secs(3600);
+
+/// What events need: any other type would refuse their bytes, or take them for something else.
+const COLUMN_TYPES: [(&str, &str); 8] = [
+    ("id", "text"),
+    ("ts", "timestamp with time zone"),
+    ("type", "text"),
+    ("source", "text"),
+    ("schema_version", "integer"),
+    ("partition_key", "text"),
+    ("attributes", "jsonb"),
+    ("received_at", "timestamp with time zone"),
+];
 
 /// The SQL of one step.
 pub(super) type Migration = fn(&Settings) -> String;
@@ -58,7 +71,7 @@ fn version_1(settings: &Settings) -> String {
         "#
     );
     if partitioned {
-        let default = settings.qualified(&settings.beside_name("_default"));
+        let default = settings.default_partition();
         sql += &format!("CREATE TABLE {default} PARTITION OF {events} DEFAULT;");
     }
     sql
@@ -194,39 +207,60 @@ async fn version(connection: &Connection, settings: &Settings) -> Result<Option<
     Ok(Some(row.get::<_, i32>(0).unsigned_abs() as usize))
 }
 
-/// The table is as the settings say.
+/// The table is as the settings say, and events fit its columns.
 ///
 /// # Errors
-/// [`Failure::Retry`] naming the key that would have to change.
+/// [`Failure::Retry`] naming what would have to change: nothing could be stored.
 pub(super) async fn verify(connection: &Connection, settings: &Settings) -> Result<(), Failure> {
-    let row = connection
-        .query_typed_opt(
-            "SELECT c.relkind::text, format_type(a.atttypid, NULL) FROM pg_class c JOIN pg_attribute a \
-             ON a.attrelid = c.oid AND a.attname = 'payload' WHERE c.oid = to_regclass($1)",
+    // What a trigger fills before the row is stored may be empty until then.
+    let rows = connection
+        .query_typed(
+            "SELECT c.relkind = 'p', a.attname::text, format_type(a.atttypid, a.atttypmod), \
+             a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND NOT EXISTS \
+             (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgtype & 7 = 7 AND t.tgenabled <> 'D') \
+             FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid \
+             WHERE c.oid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped",
             &[(&settings.events, Type::TEXT)],
         )
         .await?;
-    let Some(row) = row else {
-        return Err(Failure::Retry(format!(
-            "table {} is missing, or has no payload",
-            settings.events
-        )));
+    let wrong = |words: String| Err(Failure::Retry(format!("table {}{words}", settings.events)));
+    let Some(first) = rows.first() else {
+        return wrong(" is missing".to_owned());
     };
-    let is_partitioned = row.get::<_, &str>(0) == "p";
+    let is_partitioned: bool = first.get(0);
     if is_partitioned != (settings.partition != PartitionBy::None) {
-        return Err(Failure::Retry(format!(
-            "table {} is {}partitioned, and `partition` says otherwise: name another `table`",
-            settings.events,
-            if is_partitioned { "" } else { "not " }
-        )));
+        let not = if is_partitioned { "" } else { "not " };
+        return wrong(format!(
+            " is {not}partitioned, and `partition` says otherwise: name another `table`"
+        ));
     }
-    let payload: &str = row.get(1);
-    if payload != settings.payload.name() {
-        return Err(Failure::Retry(format!(
-            "payload of table {} is {payload}, and `payload` says {}: name another `table`",
-            settings.events,
-            settings.payload.name()
-        )));
+    let columns: HashMap<&str, &str> = rows.iter().map(|row| (row.get(1), row.get(2))).collect();
+    let ours = COLUMN_TYPES
+        .into_iter()
+        .chain([("payload", settings.payload.name())]);
+    for (name, kind) in ours.clone() {
+        match columns.get(name) {
+            Some(found) if *found == kind => {}
+            Some(found) => {
+                let says = match name {
+                    "payload" => ", as `payload` says",
+                    _ => "",
+                };
+                return wrong(format!(
+                    ": column {name} is {found}, and must be {kind}{says}"
+                ));
+            }
+            None => return wrong(format!(" has no column {name}")),
+        }
+    }
+    for row in &rows {
+        let name: &str = row.get(1);
+        let is_ours = ours.clone().any(|(ours, _)| ours == name);
+        if row.get(3) && !is_ours {
+            return wrong(format!(
+                ": column {name} is NOT NULL without a default, and no event can fill it"
+            ));
+        }
     }
     Ok(())
 }

@@ -1,14 +1,16 @@
-//! What needs a server and more of the sink than a route shows: upgrades, and partitions made late.
+//! What needs a server and more of the sink than a route shows: upgrades, and partitions made late or beside a large
+//! default partition.
 
 use std::time::Duration;
 
 use telemetryx_common::{Event, Timestamp};
-use telemetryx_testkit::Postgres;
+use telemetryx_testkit::{Postgres, eventually};
 
-use super::connection::{Connector, ServerConfig};
-use super::partitions::Partitions;
+use super::connection::{Connection, Connector, ServerConfig};
+use super::partitions::{Partitions, TimeRange};
 use super::schema::{self, MIGRATIONS, Migration};
 use super::*;
+use crate::route::{Cause, Stretch};
 
 fn connector(postgres: &Postgres) -> Connector {
     let server = ServerConfig {
@@ -81,12 +83,17 @@ async fn an_older_schema_is_upgraded_once_and_a_newer_one_is_left_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_made_late_takes_what_the_default_one_holds_of_it() {
     let postgres = Postgres::start();
+    postgres.wait_past_midnight();
     let (connector, settings) = (connector(&postgres), settings());
     let connection = connector.open("").await.unwrap();
     schema::upgrade(&connection, &settings, MIGRATIONS)
         .await
         .unwrap();
-    let mut partitions = Partitions::load(&connection, &settings).await.unwrap();
+    let load = async || {
+        let loaded = Partitions::load(&connection, &settings, &Pause::default()).await;
+        loaded.unwrap()
+    };
+    let mut partitions = load().await;
     let events = "\"tele \"\"metry\".events";
     postgres.sql(&format!(
         "INSERT INTO {events} SELECT 'a' || n, now() - interval '3 days', 't', 's', 1, NULL, NULL, '1', now() \
@@ -109,16 +116,129 @@ async fn a_partition_made_late_takes_what_the_default_one_holds_of_it() {
         .await
         .unwrap();
     let make = [late];
+    let pause = Pause::default();
+    for _ in 0..2 {
+        partitions
+            .make_for(&connection, &settings, &pause, &make)
+            .await
+            .unwrap();
+        assert_eq!(lies_in(), "1000|1|t");
+        // It is not tried again at once, on another connection either.
+        reader.batch_execute("COMMIT").await.unwrap();
+        partitions = load().await;
+    }
     partitions
-        .make_for(&connection, &settings, &make)
-        .await
-        .unwrap();
-    assert_eq!(lies_in(), "1000|1|t");
-    reader.batch_execute("COMMIT").await.unwrap();
-    let mut partitions = Partitions::load(&connection, &settings).await.unwrap();
-    partitions
-        .make_for(&connection, &settings, &make)
+        .make_for(&connection, &settings, &Pause::default(), &make)
         .await
         .unwrap();
     assert_eq!(lies_in(), "1000|1|f");
+}
+
+fn constraints(postgres: &Postgres) -> String {
+    postgres.sql(&format!(
+        "SELECT count(*) FROM pg_constraint WHERE conname = '{}'",
+        making::EXCLUSION
+    ))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_is_made_beside_a_default_one_that_is_never_looked_through_under_a_lock() {
+    let postgres = Postgres::start_with(&["log_min_messages=debug1"], |_| {});
+    postgres.wait_past_midnight();
+    let (connector, settings) = (connector(&postgres), settings());
+    let connection = connector.open("").await.unwrap();
+    schema::upgrade(&connection, &settings, MIGRATIONS)
+        .await
+        .unwrap();
+    let default = settings.default_partition();
+    let put = |id: &str, at: &str| {
+        postgres.sql(&format!(
+            "INSERT INTO {} VALUES ('{id}', '{at}', 't', 's', 1, NULL, NULL, '1', now())",
+            settings.events
+        ));
+    };
+    put("old", "2020-01-01");
+    put("far", "2100-01-02 12:00:00");
+    let day = |at: &str| {
+        let at: jiff::Timestamp = at.parse().unwrap();
+        settings.partition.range_of(at.as_microsecond()).unwrap()
+    };
+    // As a process leaves it that was killed.
+    postgres.sql(&format!(
+        "ALTER TABLE {default} ADD CONSTRAINT {} CHECK (ts < '2099-01-01' OR ts >= '2099-01-02') NOT VALID",
+        making::EXCLUSION
+    ));
+    let make = async |range: TimeRange| making::make_beside(&connection, &settings, range).await;
+    // What is there stays there and is seen.
+    let there = make(day("2100-01-02T00:00:00Z")).await.unwrap_err();
+    assert!(
+        there.to_string().contains("has events of that time"),
+        "{there}"
+    );
+    make(day("2100-01-01T00:00:00Z")).await.unwrap();
+    // The server says that it need not look.
+    let log = postgres.log();
+    let said = "updated partition constraint for default partition \"events_default\" is implied by existing constraints";
+    assert!(log.contains(said), "{log}");
+    put("new", "2100-01-01 23:59:59");
+    assert_eq!(
+        postgres.sql(&format!(
+            "SELECT id, tableoid::regclass::text LIKE '%events_p21000101%' FROM {} ORDER BY id",
+            settings.events
+        )),
+        "far|f\nnew|t\nold|f"
+    );
+    assert_eq!(constraints(&postgres), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_a_time_for_which_a_partition_is_being_made_is_not_held_up() {
+    let postgres = Postgres::start();
+    let shared = Shared {
+        connector: connector(&postgres),
+        settings: settings(),
+        pause: Pause::default(),
+    };
+    let mut writer = Writer::open(&shared).await.unwrap();
+    let busy = shared.connector.open("").await.unwrap();
+    hold_up(&busy, &shared.settings).await;
+    let validating = tokio::spawn(async move { busy.batch_execute("SELECT pg_sleep(8)").await });
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(8)' AND state = 'active'";
+    eventually(Duration::from_secs(5), "it is at work", || {
+        postgres.sql(running) == "1"
+    });
+    let stretch = Stretch {
+        log: 1,
+        first: 0,
+        end: 1,
+        part: 0,
+    };
+    let mut batch = EventBatch::new(Cause::Journal(stretch), Timestamp::UNIX_EPOCH);
+    let mut event = Event::new(Timestamp::from_unix_nanos(4_102_444_800_000_000_000));
+    event.id = "far".into();
+    batch.push(0, event);
+    let refused = writer.store(&shared, &batch).await;
+    assert!(matches!(refused, Err(Failure::Excluded(_))), "{refused:?}");
+    assert_eq!(constraints(&postgres), "0");
+    let ended = validating.await.unwrap().unwrap_err();
+    assert!(failure::words(&ended).contains("canceling"), "{ended}");
+    let mut writer = Writer::open(&shared).await.unwrap();
+    writer.store(&shared, &batch).await.unwrap();
+    let stored = format!("SELECT id FROM {}", shared.settings.events);
+    assert_eq!(postgres.sql(&stored), "far");
+}
+
+/// As while the default partition is looked through for a range of the year 2100.
+async fn hold_up(connection: &Connection, settings: &Settings) {
+    let lock = making::lock_name(settings);
+    connection
+        .batch_execute(&format!(
+            "SELECT pg_advisory_lock(hashtextextended({}, 0));
+             ALTER TABLE {} ADD CONSTRAINT {} CHECK (ts < '2100-01-01' OR ts >= '2100-01-02') NOT VALID",
+            quoted(&lock, '\''),
+            settings.default_partition(),
+            making::EXCLUSION
+        ))
+        .await
+        .unwrap();
 }

@@ -14,12 +14,12 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{CopyInSink, SimpleQueryMessage, Statement};
 use uuid::Uuid;
 
-use super::connection::{Connection, Connector};
+use super::connection::Connection;
 use super::encoding::{COLUMNS, CopyRows};
 use super::failure::{Failure, within};
 use super::partitions::Partitions;
 use super::schema::{self, MIGRATIONS};
-use super::{Settings, quoted};
+use super::{Settings, Shared, making, quoted};
 use crate::route::{Cause, EventBatch, Stretch};
 
 /// For the session. A commit that is not on the server's disk is none.
@@ -45,14 +45,19 @@ struct Position {
 
 impl Writer {
     /// Connects, and makes or upgrades what is missing.
-    pub(super) async fn open(connector: &Connector, settings: &Settings) -> Result<Self, Failure> {
+    pub(super) async fn open(shared: &Shared) -> Result<Self, Failure> {
+        let Shared {
+            connector,
+            settings,
+            pause,
+        } = shared;
         let at_most = settings.timeout;
         let connection = connector.open(SETTINGS).await.map_err(Failure::Retry)?;
         schema::upgrade(&connection, settings, MIGRATIONS).await?;
         // Several short statements, some of which may wait for a lock.
         let partitions = within(at_most * 4, async {
             schema::verify(&connection, settings).await?;
-            Partitions::load(&connection, settings).await
+            Partitions::load(&connection, settings, pause).await
         })
         .await?;
         let copy = within(at_most, copy_into(&connection, &settings.events)).await?;
@@ -76,12 +81,15 @@ impl Writer {
     /// [`Failure`]; nothing of it is stored. After [`Failure::Refused`] the writer can be used again, else not.
     pub(super) async fn store(
         &mut self,
-        settings: &Settings,
+        shared: &Shared,
         batch: &EventBatch<'_>,
     ) -> Result<(), Failure> {
+        let Shared {
+            settings, pause, ..
+        } = shared;
         let events = batch.events();
         self.partitions
-            .make_for(&self.connection, settings, events)
+            .make_for(&self.connection, settings, pause, events)
             .await?;
         let stretch = match batch.cause() {
             Cause::Journal(stretch) => Some(stretch),
@@ -98,31 +106,39 @@ impl Writer {
         {
             match self.straight(settings, events, stretch, position).await {
                 Err(Failure::Duplicate(_)) => self.roll_back().await?,
-                done => return self.settled(done, stretch).await,
+                done => return self.settled(settings, done, Some(stretch)).await,
             }
         }
         // A position never goes back.
         let step = step.filter(|(stretch, position)| stretch.end > position.applied);
         let done = self.over_staging(settings, events, step).await;
-        match step {
-            Some((stretch, _)) => self.settled(done, stretch).await,
-            None => self.rolled_back_if_refused(done).await,
-        }
+        let stretch = step.map(|(stretch, _)| stretch);
+        self.settled(settings, done, stretch).await
     }
 
-    /// Remembers that the stretch is in the table, if it is.
-    async fn settled(&mut self, done: Result<(), Failure>, to: Stretch) -> Result<(), Failure> {
-        self.rolled_back_if_refused(done).await?;
-        self.position = Some(Position {
-            log: to.log,
-            applied: to.end,
-        });
-        Ok(())
-    }
-
-    async fn rolled_back_if_refused(&self, done: Result<(), Failure>) -> Result<(), Failure> {
-        if matches!(done, Err(Failure::Refused { .. })) {
-            self.roll_back().await?;
+    /// Remembers how far the route is, if the batch is stored; else makes the connection as it was before, if it can be.
+    async fn settled(
+        &mut self,
+        settings: &Settings,
+        done: Result<(), Failure>,
+        stretch: Option<Stretch>,
+    ) -> Result<(), Failure> {
+        match &done {
+            Ok(()) => {
+                if let Some(Stretch { log, end, .. }) = stretch {
+                    self.position = Some(Position { log, applied: end });
+                }
+            }
+            Err(Failure::Refused { .. }) => {
+                self.roll_back().await?;
+                // Somebody may have changed the table since it was looked at: that is no event's fault.
+                schema::verify(&self.connection, settings).await?;
+            }
+            Err(Failure::Excluded(_)) => {
+                self.roll_back().await?;
+                making::give_way(&self.connection, settings).await?;
+            }
+            Err(Failure::Duplicate(_) | Failure::Retry(_)) => {}
         }
         done
     }
