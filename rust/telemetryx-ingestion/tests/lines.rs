@@ -99,6 +99,45 @@ fn file_is_rotated_by_size_and_no_line_is_lost_or_doubled() {
 }
 
 #[test]
+fn file_that_cannot_be_renamed_goes_on_growing_and_no_line_is_doubled() {
+    let folder = tempfile::tempdir().unwrap();
+    // A name that is possible, with a time behind it that is not.
+    let path = folder.path().join("n".repeat(250));
+    let service = start(&to_file(&path, ", rotate: { bytes: 1KiB }"));
+    for round in 0..5 {
+        let ids = (0..20).map(|n| format!("{round}-{n}"));
+        service.post_json("/ingest", events(ids)).expect_status(202);
+        settle(&service);
+        // What is committed is flushed.
+        eventually(SOON, "the file is to be renamed", || {
+            service.log().contains("cannot be renamed")
+        });
+    }
+    assert_books_balance(&service);
+    assert_eq!(service.get("/health").json()["status"], "healthy");
+    let written = lines(folder.path());
+    let distinct: HashSet<_> = ids(&written).into_iter().collect();
+    assert_eq!((written.len(), distinct.len()), (100, 100));
+    assert_eq!(service.log().matches("cannot be renamed").count(), 1);
+
+    // Somebody else renames it: another one is begun.
+    let aside = folder.path().join("aside");
+    std::fs::rename(&path, &aside).unwrap();
+    for n in 0..3 {
+        service
+            .post_json("/ingest", event(&format!("x{n}")))
+            .expect_status(202);
+        eventually(SOON, "it is written", || {
+            ids(&lines(folder.path())).contains(&format!("x{n}").as_str())
+        });
+    }
+    eventually(SOON, "there is another one", || path.exists());
+    let written = lines(folder.path());
+    let distinct: HashSet<_> = ids(&written).into_iter().collect();
+    assert_eq!((written.len(), distinct.len()), (103, 103));
+}
+
+#[test]
 fn kills_under_load_lose_no_line_and_tear_none() {
     let mut seed = TestSeed::new();
     let folder = tempfile::tempdir().unwrap();

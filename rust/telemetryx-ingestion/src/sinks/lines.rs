@@ -6,6 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -41,6 +42,8 @@ struct FileSink {
     path: PathBuf,
     rotate: RotateConfig,
     open: Mutex<Option<OpenFile>>,
+    /// Whether the last rename failed: that is said once.
+    is_stuck: AtomicBool,
 }
 
 struct OpenFile {
@@ -64,6 +67,7 @@ fn construct_file(
         path: config.path,
         rotate: config.rotate,
         open: Mutex::new(None),
+        is_stuck: AtomicBool::new(false),
     }))
 }
 
@@ -88,17 +92,12 @@ impl Sink for FileSink {
             let Some(file) = open.as_mut() else {
                 return Ok(());
             };
-            let done = file
-                .file
-                .sync_data()
-                .and_then(|()| self.rotate(file, clock::now()));
-            match done {
-                Ok(false) => {}
-                Ok(true) => *open = None,
-                Err(error) => {
-                    *open = None;
-                    return Err(self.failed(&error));
-                }
+            if let Err(error) = file.file.sync_data() {
+                *open = None;
+                return Err(self.failed(&error));
+            }
+            if self.rotate(file, clock::now()) {
+                *open = None;
             }
             Ok(())
         })
@@ -133,8 +132,9 @@ impl FileSink {
         DeliverError::Retryable(format!("{}: {error}", self.path.display()))
     }
 
-    /// Renames the file if it is large or old enough, and says whether it did.
-    fn rotate(&self, open: &OpenFile, now: Timestamp) -> io::Result<bool> {
+    /// Renames the file if it is large or old enough, and says whether another is to be begun. If it cannot be renamed it goes
+    /// on growing: its lines are on disk, and an error would bring them again.
+    fn rotate(&self, open: &OpenFile, now: Timestamp) -> bool {
         let large = self
             .rotate
             .bytes
@@ -144,10 +144,25 @@ impl FileSink {
             i128::from(now.unix_nanos()) - i128::from(open.since.unix_nanos()) >= most as i128
         });
         if open.length == 0 || !(large || old) {
-            return Ok(false);
+            return false;
         }
-        std::fs::rename(&self.path, unused_name(&self.path, now))?;
-        Ok(true)
+        let path = self.path.display();
+        match std::fs::rename(&self.path, unused_name(&self.path, now)) {
+            Ok(()) => {
+                if self.is_stuck.swap(false, Ordering::Relaxed) {
+                    tracing::info!(%path, "the file can be renamed again");
+                }
+                true
+            }
+            // Somebody else has renamed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => {
+                if !self.is_stuck.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%path, %error, "the file cannot be renamed, and goes on growing");
+                }
+                false
+            }
+        }
     }
 }
 
