@@ -6,7 +6,8 @@
 //! | `pipeline.rs` | filter and processors, and what they make of a batch |
 //! | `read_ahead.rs` | what is read while the sink is still at the batch before |
 //! | `delivering.rs` | one batch to the sink, until it is delivered or dead: retry, breaker |
-//! | `shared_sink.rs` | the sink, one batch at a time |
+//! | `shared_sink.rs` | the sink, one batch at a time; which event it refuses |
+//! | `refusals.rs` | whether the events are to blame that it refuses, or the server |
 //! | `breaker.rs` | the circuit breaker |
 //! | `batch.rs` | [`EventBatch`] |
 //! | `filter.rs` | which events a route wants |
@@ -27,6 +28,7 @@ mod filter;
 mod pipeline;
 mod read_ahead;
 mod redrive;
+mod refusals;
 mod replay;
 mod runner;
 mod shared_sink;

@@ -1,10 +1,12 @@
 //! A route's sink, shared by the route and its replays: one batch at a time, whoever brings it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Mutex;
 
-use super::{EventBatch, Origin};
+use super::refusals::Refusals;
+use super::{Cause, EventBatch, Origin};
 use crate::sinks::{DeliverError, RejectedBySink, Sink};
 
 /// A cheap clone.
@@ -13,6 +15,7 @@ pub(super) struct SharedSink {
     sink: Arc<dyn Sink>,
     in_flight: usize,
     turn: Arc<Mutex<()>>,
+    refusals: Arc<Refusals>,
 }
 
 /// What became of the events of a batch that were taken out of it.
@@ -24,6 +27,14 @@ pub(super) struct Delivered {
     pub(super) rejected: Vec<(Origin, RejectedBySink)>,
 }
 
+impl Delivered {
+    /// Each of the parts is an event that was refused alone.
+    fn reject(&mut self, refused: &mut Vec<(EventBatch<'_>, RejectedBySink)>) {
+        let events = refused.drain(..).map(|(part, why)| (part.origin(0), why));
+        self.rejected.extend(events);
+    }
+}
+
 impl SharedSink {
     /// `in_flight`: parts of a batch delivered at the same time, if the sink takes parts.
     pub(super) fn new(sink: Box<dyn Sink>, in_flight: usize) -> Self {
@@ -31,6 +42,7 @@ impl SharedSink {
             in_flight: if sink.takes_parts() { in_flight } else { 1 },
             sink: sink.into(),
             turn: Arc::default(),
+            refusals: Arc::default(),
         }
     }
 
@@ -77,21 +89,45 @@ impl SharedSink {
     ) -> Result<(), String> {
         // What of it waits, the first part last.
         let mut parts = vec![batch.split_off(0)];
-        while let Some(mut part) = parts.pop() {
+        // Refused alone, and none was taken since.
+        let mut refused: Vec<(EventBatch<'_>, RejectedBySink)> = Vec::new();
+        let failed = loop {
+            let Some(mut part) = parts.pop() else {
+                break None;
+            };
             match self.deliver_part(&mut part, done).await {
-                Ok(()) => {}
+                Ok(Taken::None) => {}
+                Ok(Taken::Some) => {
+                    self.refusals.over();
+                    done.reject(&mut refused);
+                }
                 Err(Undelivered::Halve) => {
                     let behind = part.split_off(part.len() / 2);
                     parts.extend([behind, part]);
                 }
                 Err(Undelivered::Retry(words)) => {
                     parts.push(part);
-                    parts.into_iter().rev().for_each(|part| batch.append(part));
-                    return Err(words);
+                    break Some(words);
+                }
+                Err(Undelivered::Refused(why)) => {
+                    let doubt = match part.cause() {
+                        // An operator asks for this one event.
+                        Cause::Redrive(_) => None,
+                        Cause::Journal(_) | Cause::Replay => {
+                            self.refusals.another(&why, Instant::now())
+                        }
+                    };
+                    refused.push((part, why));
+                    if let Some(words) = doubt {
+                        parts.extend(refused.drain(..).rev().map(|(part, _)| part));
+                        break Some(words);
+                    }
                 }
             }
-        }
-        Ok(())
+        };
+        done.reject(&mut refused);
+        parts.into_iter().rev().for_each(|part| batch.append(part));
+        failed.map_or(Ok(()), Err)
     }
 
     /// Delivers one part, without those that the sink says it will never take.
@@ -99,24 +135,24 @@ impl SharedSink {
         &self,
         part: &mut EventBatch<'_>,
         done: &mut Delivered,
-    ) -> Result<(), Undelivered> {
+    ) -> Result<Taken, Undelivered> {
         while !part.is_empty() {
             let mut rejected = match self.sink.deliver(part).await {
                 Ok(()) => {
                     done.delivered += part.journaled();
-                    return Ok(());
+                    return Ok(Taken::Some);
                 }
                 Err(DeliverError::Retryable(words)) => return Err(Undelivered::Retry(words)),
                 Err(DeliverError::Rejected(rejected)) => rejected,
+                Err(DeliverError::Refused { .. }) if part.len() > 1 => {
+                    return Err(Undelivered::Halve);
+                }
                 Err(DeliverError::Refused { code, message }) => {
-                    if part.len() > 1 {
-                        return Err(Undelivered::Halve);
-                    }
-                    vec![RejectedBySink {
+                    return Err(Undelivered::Refused(RejectedBySink {
                         index: 0,
                         code,
                         message,
-                    }]
+                    }));
                 }
             };
             // From the back, so that the places of the others stay.
@@ -132,7 +168,7 @@ impl SharedSink {
                 .map(|event| (part.remove(event.index).0, event));
             done.rejected.extend(taken_out);
         }
-        Ok(())
+        Ok(Taken::None)
     }
 
     /// Makes durable what was delivered.
@@ -142,12 +178,22 @@ impl SharedSink {
     }
 }
 
+/// What the sink has of a part that is settled.
+enum Taken {
+    /// All that it did not reject.
+    Some,
+    /// It rejected every event.
+    None,
+}
+
 /// Why a part was not delivered.
 enum Undelivered {
     /// The sink cannot take it now.
     Retry(String),
     /// One of its events is to blame.
     Halve,
+    /// Its only event is refused.
+    Refused(RejectedBySink),
 }
 
 #[cfg(test)]
@@ -159,7 +205,7 @@ mod tests {
     use telemetryx_common::{Event, Timestamp};
 
     use super::*;
-    use crate::route::{Cause, Stretch};
+    use crate::route::{Letter, Stretch};
 
     const LOG: u128 = 7;
 
@@ -203,6 +249,71 @@ mod tests {
 
     fn key(offset: u64) -> String {
         format!("key {}", offset % 7)
+    }
+
+    fn journal(offsets: std::ops::Range<u64>) -> EventBatch<'static> {
+        let stretch = Stretch {
+            log: LOG,
+            first: offsets.start,
+            end: offsets.end,
+            part: 0,
+        };
+        let mut batch = EventBatch::new(Cause::Journal(stretch), Timestamp::UNIX_EPOCH);
+        for offset in offsets {
+            batch.push(offset, Event::new(Timestamp::UNIX_EPOCH));
+        }
+        batch
+    }
+
+    fn offsets(batch: &EventBatch<'_>) -> Vec<u64> {
+        batch.offsets().map(|(offset, _)| offset).collect()
+    }
+
+    #[tokio::test]
+    async fn server_that_refuses_everything_buries_only_so_many_and_of_the_last_batch_none() {
+        let picky = Arc::new(Picky {
+            poison: (0..10_000).collect(),
+            ..Picky::default()
+        });
+        let shared = SharedSink::new(Box::new(Arc::clone(&picky)), 1);
+        let mut done = Delivered::default();
+        let mut batches = Vec::new();
+        let stuck = loop {
+            let first = batches.len() as u64 * 300;
+            let mut batch = journal(first..first + 300);
+            match shared.deliver(&mut batch, &mut done).await {
+                Ok(()) => batches.push(first),
+                Err(words) => {
+                    assert!(
+                        words.contains("`poison`") && words.ends_with("is poison"),
+                        "{words}"
+                    );
+                    break first;
+                }
+            }
+        };
+        let buried = done.rejected.len() as u64;
+        assert!(buried == stuck && stuck > 0, "{buried} of {stuck}");
+        // It comes again as it was, and a single event is asked for then.
+        let mut batch = journal(stuck..stuck + 300);
+        shared.deliver(&mut batch, &mut done).await.unwrap_err();
+        assert_eq!(offsets(&batch), (stuck..stuck + 300).collect::<Vec<_>>());
+        assert_eq!(batch.cause(), journal(stuck..stuck + 300).cause());
+        assert_eq!(done.rejected.len() as u64, buried);
+        // An operator's own wish is looked at by itself.
+        let letter = Letter {
+            log: LOG,
+            number: 1,
+        };
+        let mut one = EventBatch::new(Cause::Redrive(letter), Timestamp::UNIX_EPOCH);
+        one.push(7, Event::new(Timestamp::UNIX_EPOCH));
+        shared.deliver(&mut one, &mut done).await.unwrap();
+        assert_eq!(done.rejected.len() as u64, buried + 1);
+        // One that is taken shows that the others are to blame.
+        let mut good = journal(10_000..10_001);
+        shared.deliver(&mut good, &mut done).await.unwrap();
+        shared.deliver(&mut batch, &mut done).await.unwrap();
+        assert_eq!(done.rejected.len() as u64, buried + 1 + 300);
     }
 
     proptest! {
