@@ -337,6 +337,126 @@ fn what_the_receiver_refuses_becomes_a_dead_letter_with_its_words_and_the_rest_g
 }
 
 #[test]
+fn receiver_that_refuses_everything_is_waited_for_and_a_few_events_are_dead_letters() {
+    let receiver = Receiver::start(&[]);
+    receiver.behave(&json!({"do": "answer", "status": 400, "body": "unknown tenant"}));
+    let config = config(&receiver.url(), "");
+    let service = start(&config.replace("max_events: 500", "max_events: 2000"));
+    let dead = || assert_books_balance(&service)["routes"]["out"]["dead"].clone();
+    let post = |ids: std::ops::Range<u32>| {
+        let ids = ids.map(|n| format!("e-{n}"));
+        service.post_json("/ingest", events(ids)).expect_status(202);
+    };
+    post(0..3);
+    settle(&service);
+    assert_eq!(dead(), 3);
+    post(3..1503);
+    let words = trouble(&service, "the server or its config is at fault");
+    assert!(
+        words.ends_with("400 Bad Request: unknown tenant"),
+        "{words}"
+    );
+    assert_eq!(dead(), 3);
+    receiver.behave(&json!({"do": "ok"}));
+    settle(&service);
+    assert_eq!(dead(), 3);
+    let counts = deduplicated(&receiver.taken());
+    assert_eq!(counts.len(), 1500);
+    assert!(counts.values().all(|count| *count == 1));
+}
+
+#[test]
+fn parts_of_a_batch_are_under_way_together_and_each_key_stays_in_order() {
+    let mut receiver = Receiver::start(&[]);
+    let service =
+        start(&config(&receiver.url(), "timeout: 500ms").replace("batch:", "in_flight: 4, batch:"));
+    let post = |numbers: std::ops::Range<u32>| {
+        let events = numbers.map(|n| {
+            let key = n % 10;
+            json!({"id": format!("k{key}-{n:04}"), "ts": support::TS, "partition_key": format!("key {key}")})
+        });
+        let body = Value::from_iter(events).to_string();
+        service.post_json("/ingest", body).expect_status(202);
+    };
+    // One after the other they would wait for ever.
+    receiver.behave(&json!({"do": "together", "count": 3}));
+    post(0..100);
+    settle(&service);
+    for (behaviour, words) in [("lose", "connection closed"), ("hang", "no answer within")] {
+        receiver.behave(&json!({"do": behaviour}));
+        let first = if behaviour == "lose" { 100 } else { 300 };
+        post(first..first + 200);
+        trouble(&service, words);
+        receiver.behave(&json!({"do": "ok"}));
+        settle(&service);
+    }
+    receiver.kill();
+    post(500..700);
+    trouble(&service, "Connection refused");
+    receiver.restart();
+    settle(&service);
+    receiver.behave(&json!({"do": "refuse", "status": 422, "poison": "-0777"}));
+    post(700..900);
+    settle(&service);
+
+    let taken = receiver.taken();
+    let mut last = HashMap::new();
+    let mut seen = HashSet::new();
+    for batch in &taken {
+        for id in ids(batch) {
+            if seen.insert(id.clone()) {
+                let key = id.split_once('-').unwrap().0.to_owned();
+                let before = last.insert(key, id.clone());
+                assert!(
+                    before.as_ref().is_none_or(|before| *before < id),
+                    "{id} after {before:?}"
+                );
+            }
+        }
+    }
+    let counts = deduplicated(&taken);
+    assert_eq!(counts.len(), 899, "all but the poison");
+    assert!(
+        counts.values().all(|count| *count == 1),
+        "told by the batch's id"
+    );
+    let ledger = assert_books_balance(&service);
+    assert_eq!(ledger["routes"]["out"]["dead"], 1, "{ledger}");
+}
+
+#[test]
+fn path_of_a_url_is_shown_to_nobody_whatever_the_receiver_repeats() {
+    let receiver = Receiver::start(&[]);
+    let path = "/hooks/T0123456/s3cretPart";
+    let service = start(&config(
+        &format!("{}{path}?key=k3yOfTheHook", receiver.url()),
+        "",
+    ));
+    service.post_json("/ingest", event("a")).expect_status(202);
+    let repeated = format!("Cannot POST {path}?key=k3yOfTheHook");
+    for status in [404, 500] {
+        receiver.behave(&json!({"do": "answer", "status": status, "body": repeated}));
+        let words = trouble(&service, &status.to_string());
+        assert!(words.ends_with("Cannot POST …?…"), "{words}");
+    }
+    for location in [format!("{path}/"), format!("{}{path}/", receiver.url())] {
+        let headers = json!({"location": location});
+        receiver.behave(&json!({"do": "answer", "status": 308, "headers": headers}));
+        trouble(&service, "308");
+    }
+    receiver.behave(&json!({"do": "answer", "status": 400, "body": repeated}));
+    settle(&service);
+    let letters = service.run(&["dead-letters", "list", "--json"]).stdout;
+    let status = service.get("/status").text().to_owned();
+    assert!(letters.contains("Cannot POST"), "{letters}");
+    for shown in [letters, status, service.log()] {
+        for secret in ["s3cretPart", "T0123456", "k3yOfTheHook"] {
+            assert!(!shown.contains(secret), "{secret} in {shown}");
+        }
+    }
+}
+
+#[test]
 fn route_waits_as_long_as_the_receiver_says_and_for_whoever_mends_the_url() {
     let receiver = Receiver::start(&[]);
     receiver.behave(&json!({"do": "answer", "status": 404, "body": "no <b>such</b>\n\n hook"}));

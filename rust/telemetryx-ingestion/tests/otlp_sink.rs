@@ -7,7 +7,7 @@
 mod certificates;
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use certificates::Authority;
@@ -144,15 +144,9 @@ fn events_of_the_receiver_are_those_of_the_sender_over_http_and_grpc() {
     }
 }
 
-#[test]
-fn messages_of_opentelemetry_proto_read_what_is_sent() {
-    let receiver = Receiver::start(&[]);
-    let a = sender(
-        &receiver.url(),
-        "compression: gzip, headers: { x-api-key: k }",
-    );
-    post_all(&a);
-    settle(&a);
+/// What the receiver took, as the messages of `opentelemetry-proto` read it.
+#[track_caller]
+fn decoded(receiver: &Receiver) -> Vec<Value> {
     let output = Command::new(python())
         .arg(program("otlp_decode.py"))
         .arg(receiver.file())
@@ -163,7 +157,19 @@ fn messages_of_opentelemetry_proto_read_what_is_sent() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let requests: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn messages_of_opentelemetry_proto_read_what_is_sent() {
+    let receiver = Receiver::start(&[]);
+    let a = sender(
+        &receiver.url(),
+        "compression: gzip, headers: { x-api-key: k }",
+    );
+    post_all(&a);
+    settle(&a);
+    let requests = decoded(&receiver);
     let of = |path: &str, resources: &str, scopes: &str, records: &str| {
         let requests = requests.iter().filter(|request| request["path"] == path);
         let resources: Vec<_> = requests
@@ -343,10 +349,94 @@ fn what_is_refused_or_rejected_becomes_a_dead_letter_and_what_was_taken_is_not_s
     settle(&a);
     assert_eq!(letters("rejected"), 3);
     assert!(a.log().contains("did not say which"));
+    let counted = support::metric(&a, "otlp_rejected_records_total{route=\"out\"}");
+    assert_eq!(counted, 1.0);
     receiver.behave(&json!({"do": "answer", "status": 200, "body": "garbage"}));
     a.post_json("/ingest", event("g")).expect_status(202);
     settle(&a);
     assert_books_balance(&a);
+}
+
+#[test]
+fn requests_that_are_too_large_go_by_halves_over_http_and_grpc() {
+    let b = service()
+        .config("http: { max_body: 20KiB, max_event: 20KiB }")
+        .otlp()
+        .start();
+    for (protocol, address, code, words) in [
+        ("http", b.otlp_http_address(), "http_413", "413 "),
+        (
+            "grpc",
+            b.otlp_grpc_address(),
+            "grpc_resource_exhausted",
+            "ResourceExhausted: ",
+        ),
+    ] {
+        let a = start(&config(
+            &format!("http://{address}"),
+            &format!("protocol: {protocol}"),
+        ));
+        // All of them are larger than a request may be, and one of them is by itself.
+        let events = (0..60).map(|n| {
+            let bytes = if n == 33 { 30_000 } else { 1_000 };
+            json!({"id": format!("{protocol}-{n}"), "ts": support::TS, "payload": "x".repeat(bytes)})
+        });
+        a.post_json("/ingest", Value::from_iter(events).to_string())
+            .expect_status(202);
+        settle(&a);
+        let ledger = assert_books_balance(&a);
+        assert_eq!(ledger["routes"]["out"]["dead"], 1, "{ledger}");
+        let shown = a.run(&["dead-letters", "list", "--json"]).stdout;
+        assert!(shown.contains(code) && shown.contains(words), "{shown}");
+    }
+    let got = stored(&b);
+    assert_eq!(got.len(), 2 * 59);
+    assert!(got.values().all(|count| *count == 1));
+}
+
+#[test]
+fn parts_of_a_batch_are_under_way_together_and_each_key_stays_in_order() {
+    let receiver = Receiver::start(&[]);
+    let a =
+        start(&config(&receiver.url(), "timeout: 500ms").replace("retry:", "in_flight: 4, retry:"));
+    let post = |numbers: std::ops::Range<u32>| {
+        let events = numbers.map(|n| {
+            let key = n % 10;
+            json!({"id": format!("k{key}-{n:04}"), "ts": support::TS, "partition_key": format!("key {key}")})
+        });
+        let body = Value::from_iter(events).to_string();
+        a.post_json("/ingest", body).expect_status(202);
+    };
+    // One after the other they would wait for ever.
+    receiver.behave(&json!({"do": "together", "count": 3}));
+    post(0..100);
+    settle(&a);
+    receiver.behave(&json!({"do": "hang"}));
+    post(100..300);
+    trouble(&a, "no answer within");
+    receiver.behave(&json!({"do": "ok"}));
+    settle(&a);
+    receiver.behave(&json!({"do": "refuse", "status": 400, "poison": "-0333"}));
+    post(300..500);
+    settle(&a);
+    assert_eq!(assert_books_balance(&a)["routes"]["out"]["dead"], 1);
+
+    let mut last = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for request in decoded(&receiver) {
+        for resource in request["request"]["resourceLogs"].as_array().unwrap() {
+            let attributes = &resource["scopeLogs"][0]["logRecords"][0]["attributes"];
+            let id = attributes[0]["value"]["stringValue"].as_str().unwrap();
+            if !seen.insert(id.to_owned()) {
+                continue;
+            }
+            let key = id.split_once('-').unwrap().0.to_owned();
+            let before = last.insert(key, id.to_owned());
+            let before = before.unwrap_or_default();
+            assert!(&*before < id, "{id} after {before}");
+        }
+    }
+    assert_eq!(seen.len(), 499, "all but the poison");
 }
 
 fn span(name: &str) -> String {

@@ -275,6 +275,11 @@ pub fn dead_letters(route: &str, stage: &'static str, code: &str, count: u64) {
         .increment(count);
 }
 
+/// Counts records that the receiver of `route`'s sink rejected without saying which.
+pub fn rejected_unnamed(route: &str) -> Counter {
+    counter!("otlp_rejected_records_total", "route" => route.to_owned())
+}
+
 /// The handle of one webhook: deliveries without a right signature. The name is the config's.
 pub(super) fn webhook_signature_failures(webhook: &str, fault: &'static str) -> Counter {
     counter!("webhook_signature_failures_total", "webhook" => webhook.to_owned(), "fault" => fault)
@@ -344,6 +349,10 @@ fn describe() {
     count(
         "dead_letters_total",
         "Events that became dead letters, by route, stage and code.",
+    );
+    count(
+        "otlp_rejected_records_total",
+        "Records that the receiver of a route's OTLP sink rejected without saying which; they count as delivered.",
     );
     count(
         "telemetryx_internal_errors_total",

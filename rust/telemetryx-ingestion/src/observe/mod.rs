@@ -23,6 +23,7 @@ pub use door::{DoorBooks, DoorCount, DoorSaved, DoorTotals};
 pub use logs::init as init_logs;
 pub use metrics::{
     Endpoint, EndpointMetrics, Metrics, PluginMetrics, ProtocolMetrics, RouteMetrics, dead_letters,
+    rejected_unnamed,
 };
 pub use overload::{Counted, OverloadLog};
 pub use shed::{ShedBooks, ShedTally};

@@ -167,6 +167,10 @@ impl Sink for HttpSink {
     fn not_before(&self) -> Option<Instant> {
         self.web.not_before()
     }
+
+    fn takes_parts(&self) -> bool {
+        true
+    }
 }
 
 impl Format {

@@ -15,8 +15,9 @@
 //! | `sqlite/` | `sqlite`: raw events in a file, answers `/events` |
 //! | `stats.rs` | `stats`: counters in memory, saved with the route's cursor, answers `/stats` |
 //! | `emitter.rs` | the way back in, for events that a destination answers with |
-//! | `secret.rs`, `tls.rs` | what sinks that reach a server share: secrets from files, TLS |
-//! | `web.rs` | what sinks over HTTP share: the client, and what answers mean |
+//! | `secret.rs`, `tls.rs`, `timeout.rs` | what sinks that reach a server share: secrets from files, TLS, deadlines |
+//! | `http2.rs` | connections for gRPC |
+//! | `web/` | what sinks over HTTP share: the client, and what answers mean |
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ mod clickhouse;
 mod emitter;
 mod grpc;
 mod http;
+mod http2;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod lines;
@@ -44,6 +46,7 @@ mod redis;
 mod secret;
 mod sqlite;
 mod stats;
+mod timeout;
 mod tls;
 mod web;
 

@@ -2,7 +2,7 @@
 
 receiver.py PORT FILE [KEY]: every POST is one line of FILE, on disk before it is answered. With a KEY, batches must be
 signed as standardwebhooks has it; what is not is answered 401. `PUT /behaviour` says what happens to the next batches:
-{"do": "ok"|"answer"|"lose"|"hang"|"garbage"|"cut"|"endless"|"refuse", ...}.
+{"do": "ok"|"answer"|"lose"|"hang"|"garbage"|"cut"|"endless"|"refuse"|"together", ...}.
 """
 
 import base64
@@ -16,11 +16,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from standardwebhooks import Webhook
 
 behaviour = {"do": "ok"}
+present = 0
 changed = threading.Condition()
 
 
 class Receiver(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # The head of an answer goes before its body.
 
     def log_message(self, *_):
         pass
@@ -42,6 +44,17 @@ class Receiver(BaseHTTPRequestHandler):
             behaviour = json.loads(self.body())
             changed.notify_all()
         self.answer(200)
+
+    def wait_for_others(self, count):
+        """Returns once so many are here at a time; from then on, nobody waits."""
+        global behaviour, present
+        with changed:
+            present += 1
+            if present >= count:
+                behaviour = {"do": "ok"}
+                changed.notify_all()
+            changed.wait_for(lambda: behaviour["do"] != "together")
+            present -= 1
 
     def keep(self, body):
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -73,6 +86,8 @@ class Receiver(BaseHTTPRequestHandler):
                 changed.wait_for(lambda: behaviour["do"] != "hang")
             self.close_connection = True
             return None
+        if told["do"] == "together":
+            self.wait_for_others(told["count"])
         if told["do"] == "garbage":
             self.wfile.write(b"\x00\xff this is no HTTP\r\n\r\n")
             self.close_connection = True

@@ -15,6 +15,8 @@ use crate::intake::{Accepted, Refusal, Rejections};
 
 /// Messages are cut off here: in gRPC they are headers, and clients limit those.
 const MESSAGE_BYTES_MAX: usize = 1024;
+const RETRY_INFO: &str = "google.rpc.RetryInfo";
+const NANOS_PER_SECOND: u32 = 1_000_000_000;
 
 /// Stands behind the number of records that the overflow policy dropped, at the front of the message of a partial success.
 pub(crate) const DROPPED: &str = " dropped by the overflow policy";
@@ -114,6 +116,38 @@ pub(crate) fn partial_success(answer: &[u8]) -> Option<(u64, String)> {
     Some((rejected, message))
 }
 
+/// The delay of a `RetryInfo` in a `google.rpc.Status`: when whoever sent it wants to be asked again.
+pub(crate) fn retry_delay(status: &[u8]) -> Option<Duration> {
+    let mut details = Reader::new(status);
+    while let Some((number, value)) = details.next().ok()? {
+        let (3, Value::Bytes(detail)) = (number, value) else {
+            continue;
+        };
+        let mut copied = detail.len();
+        let kind = message_of(detail, 1, &mut copied).ok()?.unwrap_or_default();
+        if !kind.ends_with(RETRY_INFO.as_bytes()) {
+            continue;
+        }
+        let info = message_of(detail, 2, &mut copied).ok()?.unwrap_or_default();
+        let delay = message_of(&info, 1, &mut copied).ok()?.unwrap_or_default();
+        let (mut seconds, mut nanos) = (0, 0);
+        let mut delay = Reader::new(&delay);
+        while let Some((number, value)) = delay.next().ok()? {
+            match (number, value) {
+                (1, Value::Varint(count)) => seconds = count,
+                (2, Value::Varint(count)) => nanos = u32::try_from(count).ok()?,
+                _ => {}
+            }
+        }
+        // A negative number is a very large one here.
+        let whole = i64::try_from(seconds)
+            .ok()
+            .filter(|_| nanos < NANOS_PER_SECOND)?;
+        return Some(Duration::new(whole.cast_unsigned(), nanos));
+    }
+    None
+}
+
 fn words_of(shed: u32, Rejections { count, errors }: &Rejections) -> String {
     let mut parts = Vec::new();
     if shed > 0 {
@@ -152,9 +186,10 @@ pub(super) fn status(encoding: Encoding, refusal: &Refusal) -> Vec<u8> {
             body.extend_from_slice(b",\"message\":");
             write_str(&message, &mut body);
             if let Some(after) = retry_after {
-                body.extend_from_slice(
-                    b",\"details\":[{\"@type\":\"type.googleapis.com/google.rpc.RetryInfo\",\"retryDelay\":\"",
-                );
+                let kind = format!("type.googleapis.com/{RETRY_INFO}");
+                body.extend_from_slice(b",\"details\":[{\"@type\":");
+                write_str(&kind, &mut body);
+                body.extend_from_slice(b",\"retryDelay\":\"");
                 body.extend_from_slice(duration_json(after).as_bytes());
                 body.extend_from_slice(b"\"}]");
             }
@@ -186,7 +221,11 @@ fn duration_json(duration: Duration) -> String {
 /// `details`: an `Any` with a `RetryInfo`.
 fn put_retry_info(after: Duration, out: &mut Vec<u8>) {
     let write = |out: &mut Vec<u8>| {
-        put_bytes_field(1, b"type.googleapis.com/google.rpc.RetryInfo", out);
+        put_bytes_field(
+            1,
+            format!("type.googleapis.com/{RETRY_INFO}").as_bytes(),
+            out,
+        );
         put_bytes_field(2, &retry_info(after), out);
         Ok::<_, Infallible>(())
     };
@@ -240,6 +279,31 @@ fn shortened(mut message: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_delay_is_read_as_it_is_written() {
+        for delay in [Duration::ZERO, Duration::from_secs(2), Duration::new(3, 5)] {
+            let mut status = Vec::new();
+            put_varint_field(1, 8, &mut status);
+            put_bytes_field(2, b"slow down", &mut status);
+            // Another detail before it.
+            let other = |out: &mut Vec<u8>| {
+                put_bytes_field(1, b"type.googleapis.com/google.rpc.QuotaFailure", out);
+                Ok::<_, Infallible>(())
+            };
+            put_nested(3, &mut status, other).ok();
+            assert_eq!(retry_delay(&status), None);
+            put_retry_info(delay, &mut status);
+            assert_eq!(retry_delay(&status), Some(delay));
+            for end in 0..status.len() {
+                // Cut off anywhere it is no delay, and no fault.
+                assert_eq!(retry_delay(status.get(..end).unwrap()), None);
+            }
+        }
+        let mut negative = Vec::new();
+        put_retry_info(Duration::from_secs(u64::MAX), &mut negative);
+        assert_eq!(retry_delay(&negative), None);
+    }
 
     #[test]
     fn a_duration_in_json_has_nine_digits_of_a_fraction() {

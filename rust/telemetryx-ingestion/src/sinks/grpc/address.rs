@@ -1,33 +1,22 @@
-//! Where the brain is, and the connection to it: HTTP/2, with TLS if the URL says `https`.
+//! Where the brain is, and the connection to it, with TLS if the URL says `https`.
 
-use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::uri::Scheme;
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper::rt::Executor;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use parking_lot::Mutex;
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::task::JoinSet;
-use tokio_rustls::TlsConnector;
+use hyper::client::conn::http2::SendRequest;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::metadata::AsciiMetadataValue;
 
-use super::super::secret::SinkSecret;
-use super::super::tls::TlsFiles;
+use crate::sinks::http2::{self, Tasks};
+use crate::sinks::secret::SinkSecret;
+use crate::sinks::tls::TlsFiles;
 
 const MISSING: &str = "`url` is missing: `http://127.0.0.1:50061`, for example";
-/// How long a brain may take to answer a ping. Its gRPC library does that, whatever the brain is at.
-const PING_WAIT_MAX: Duration = Duration::from_secs(20);
 const WRONG: &str = "`url` must be http://host:port, or https://host:port for TLS";
 
 /// Where the brain is, and how to come in.
@@ -38,29 +27,6 @@ pub(super) struct Address {
     tls: Option<TlsFiles>,
     token: Option<SinkSecret>,
     keepalive: Duration,
-}
-
-/// An open connection: requests go in, tasks move the bytes.
-pub(super) struct Open {
-    pub(super) sender: Sender,
-    pub(super) tasks: Tasks,
-}
-
-/// All that runs for one connection; a cheap clone.
-#[derive(Clone, Default)]
-pub(super) struct Tasks(Arc<Mutex<JoinSet<()>>>);
-
-impl Tasks {
-    /// Ends all, and with them the connection, also if the other side takes no byte any more.
-    pub(super) fn end(&self) {
-        self.0.lock().abort_all();
-    }
-}
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
-    fn execute(&self, task: F) {
-        self.0.lock().spawn(task);
-    }
 }
 
 /// hyper's sender as tonic wants it.
@@ -163,45 +129,17 @@ impl Address {
     ///
     /// # Errors
     /// The system's words.
-    pub(super) async fn connect(&self) -> Result<Open, String> {
-        let socket = TcpStream::connect((self.host.as_str(), self.port));
-        let socket = socket.await.map_err(|error| error.to_string())?;
-        socket
-            .set_nodelay(true)
-            .map_err(|error| error.to_string())?;
-        let Some(files) = self.tls.clone() else {
-            return self.shake_hands(socket).await;
+    pub(super) async fn connect(&self) -> Result<(Sender, Tasks), String> {
+        let config = match self.tls.clone() {
+            None => None,
+            Some(files) => {
+                let config = tokio::task::spawn_blocking(move || files.client_config()).await;
+                let config = config.map_err(|error| error.to_string())?;
+                Some(config.map_err(|error| error.to_string())?)
+            }
         };
-        let config = tokio::task::spawn_blocking(move || files.client_config()).await;
-        let config = config.map_err(|error| error.to_string())?;
-        let mut config = config.map_err(|error| error.to_string())?;
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let name = ServerName::try_from(self.host.clone()).map_err(|error| error.to_string())?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, socket);
-        let stream = stream.await.map_err(|error| format!("TLS: {error}"))?;
-        self.shake_hands(stream).await
-    }
-
-    async fn shake_hands(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    ) -> Result<Open, String> {
-        let tasks = Tasks::default();
-        let shaken = http2::Builder::new(tasks.clone())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(self.keepalive)
-            .keep_alive_timeout(PING_WAIT_MAX.min(self.keepalive))
-            .handshake(TokioIo::new(stream))
-            .await;
-        let (sender, connection) = shaken.map_err(|error| error.to_string())?;
-        tasks.execute(async move {
-            // That it broke is seen by whoever waits for an answer.
-            let _broken = connection.await;
-        });
-        Ok(Open {
-            sender: Sender(sender),
-            tasks,
-        })
+        let open = http2::connect(&self.host, self.port, config, Some(self.keepalive)).await?;
+        Ok((Sender(open.sender), open.tasks))
     }
 }
 

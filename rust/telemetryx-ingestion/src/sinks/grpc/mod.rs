@@ -17,6 +17,7 @@ mod findings;
 mod message;
 mod session;
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,19 +30,22 @@ use self::message::{Events, findings_max};
 use self::session::Link;
 use super::secret::SinkSecret;
 use super::tls::TlsFiles;
-use super::{DeliverError, EmitError, Emitter, RejectedBySink, Sink, SinkContext, SinkFactory};
-use crate::config::Secret;
+use super::{
+    DeliverError, EmitError, Emitter, RejectedBySink, Sink, SinkContext, SinkFactory, timeout,
+};
+use crate::config::{self, Secret};
 use crate::plugin::{PluginError, settings};
 use crate::route::EventBatch;
 
 /// What the types of findings begin with.
 const FINDINGS: &str = "brain.";
 /// The longest wait for an answer, and for credit.
-const TIMEOUT: Duration = Duration::from_secs(30);
-const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+const TIMEOUT: config::Duration = config::Duration::secs(30);
 /// How often a connection is pinged on which nothing comes. Most gRPC libraries end one that is pinged every five minutes or
 /// more often.
-const KEEPALIVE: Duration = Duration::from_secs(310);
+const KEEPALIVE: config::Duration = config::Duration::secs(310);
+const KEEPALIVES: RangeInclusive<config::Duration> =
+    config::Duration::millis(100)..=config::Duration::minutes(60);
 /// What becomes of an event in which more is found than an answer may say.
 const TOO_MUCH: &str = "too_much_found";
 /// As much of a brain's words is repeated.
@@ -54,8 +58,8 @@ struct GrpcConfig {
     tls: Option<TlsFiles>,
     token: Option<Secret>,
     token_file: Option<PathBuf>,
-    timeout: Option<crate::config::Duration>,
-    keepalive: Option<crate::config::Duration>,
+    timeout: Option<config::Duration>,
+    keepalive: Option<config::Duration>,
 }
 
 struct GrpcSink {
@@ -70,14 +74,15 @@ fn construct(
 ) -> Result<Box<dyn Sink>, PluginError> {
     let config: GrpcConfig = settings(parameters)?;
     let mut mistakes = Vec::new();
-    let timeout = config.timeout.map_or(TIMEOUT, Duration::from);
-    if timeout.is_zero() || timeout > TIMEOUT_MAX {
-        mistakes.push("`timeout` must be from 1ms to 1h".to_owned());
-    }
-    let keepalive = config.keepalive.map_or(KEEPALIVE, Duration::from);
-    if keepalive < Duration::from_millis(100) || keepalive > TIMEOUT_MAX {
-        mistakes.push("`keepalive` must be from 100ms to 1h".to_owned());
-    }
+    let mut checked = |key, given, default, bounds| {
+        let checked = timeout::checked(key, given, default, bounds);
+        checked.unwrap_or_else(|error| {
+            mistakes.push(error);
+            default.into()
+        })
+    };
+    let timeout = checked("timeout", config.timeout, TIMEOUT, timeout::BOUNDS);
+    let keepalive = checked("keepalive", config.keepalive, KEEPALIVE, KEEPALIVES);
     let token = SinkSecret::of("token", config.token, config.token_file);
     let token = token.map_err(|error| mistakes.push(error.to_string()));
     let address = config.url.as_deref().unwrap_or_default();

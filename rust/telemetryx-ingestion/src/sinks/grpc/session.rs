@@ -15,8 +15,9 @@ use tokio::time::timeout;
 use tonic::client::Grpc;
 use tonic::{Code, Request, Status, Streaming};
 
-use super::address::{Address, Tasks};
+use super::address::Address;
 use super::message::{BrainCodec, Events, Message, PROTOCOL, READ_BYTES_MAX, too_much};
+use crate::sinks::http2::Tasks;
 
 const METHOD: PathAndQuery = PathAndQuery::from_static("/telemetryx.v1.Brain/Analyze");
 /// For connecting, and until the brain says that it is ready.
@@ -64,8 +65,8 @@ impl Link {
     }
 
     async fn connect(&self) -> Result<Arc<Session>, String> {
-        let open = self.address.connect().await?;
-        let stream = Stream(Shared::new(self.address.shown(), open.tasks));
+        let (sender, tasks) = self.address.connect().await?;
+        let stream = Stream(Shared::new(self.address.shown(), tasks));
         let (outgoing, mut messages) = mpsc::channel(1);
         let hello = Message::hello(&self.route);
         outgoing
@@ -76,7 +77,7 @@ impl Link {
         if let Some(token) = self.address.metadata()? {
             request.metadata_mut().insert("authorization", token);
         }
-        let mut grpc = Grpc::with_origin(open.sender, self.address.origin())
+        let mut grpc = Grpc::with_origin(sender, self.address.origin())
             .max_decoding_message_size(READ_BYTES_MAX);
         grpc.ready().await.map_err(|error| error.to_string())?;
         let answer = grpc.streaming(request, METHOD, BrainCodec).await;

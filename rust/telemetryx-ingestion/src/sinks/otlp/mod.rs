@@ -4,12 +4,14 @@
 //! | --- | --- |
 //! | `mod.rs` | settings and the sink: a request for each kind of signal |
 //! | `requests.rs` | events as export requests |
+//! | `taken.rs` | what the receiver has of a batch that comes again |
 //! | `grpc.rs` | calls over HTTP/2 |
 
 mod grpc;
 mod requests;
+mod taken;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -21,14 +23,16 @@ use serde::Deserialize;
 
 use self::grpc::Grpc;
 use self::requests::Part;
+use self::taken::Taken;
 use super::tls::TlsFiles;
 use super::web::{Compression, Outgoing, Web, WebConfig, pack};
 use super::{DeliverError, RejectedBySink, Sink, SinkContext, SinkFactory};
 use crate::config::{Duration, Secret};
 use crate::ingress::otlp::Signal;
 use crate::ingress::otlp::reply::partial_success;
+use crate::observe::rejected_unnamed;
 use crate::plugin::{PluginError, settings};
-use crate::route::{Cause, EventBatch, Origin};
+use crate::route::EventBatch;
 
 /// How often it is said that a receiver rejects records without saying which.
 const SAY_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
@@ -62,24 +66,8 @@ struct OtlpSink {
     web: Web,
     grpc: Option<Grpc>,
     compression: Compression,
-    /// What the receiver has of batches that are under way.
-    taken: Mutex<HashMap<Batch, HashSet<Place>>>,
+    taken: Taken,
     unnamed: Mutex<Unnamed>,
-}
-
-/// A batch under way: the route brings one at a time, and so does a replay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Batch {
-    Journal(u128),
-    Replay,
-    Letter(i64),
-}
-
-/// Where an event of a batch comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Place {
-    Journal(u64),
-    Derived(String),
 }
 
 /// Records that a receiver rejected without saying which.
@@ -112,7 +100,7 @@ fn construct(
         web,
         grpc: (config.protocol == Protocol::Grpc).then(Grpc::default),
         compression: config.compression,
-        taken: Mutex::default(),
+        taken: Taken::default(),
         unnamed: Mutex::default(),
     }))
 }
@@ -128,43 +116,26 @@ inventory::submit! {
 #[async_trait]
 impl Sink for OtlpSink {
     async fn deliver(&self, batch: &EventBatch<'_>) -> Result<(), DeliverError> {
-        let key = match batch.cause() {
-            Cause::Journal(stretch) => Batch::Journal(stretch.log),
-            Cause::Replay => Batch::Replay,
-            Cause::Redrive(letter) => Batch::Letter(letter.number),
-        };
-        let places = batch.iter().map(|(origin, event)| match origin {
-            Origin::Journal(offset) => Place::Journal(offset),
-            Origin::Derived => Place::Derived(event.id.clone().into_owned()),
-        });
-        let places = places.collect::<Vec<_>>();
-        let before = self.taken.lock().remove(&key).unwrap_or_default();
-        let is_new = |index: usize| {
-            places
-                .get(index)
-                .is_some_and(|place| !before.contains(place))
-        };
-        let parts = requests::of(batch, is_new);
-        let mut sending = Sending {
-            places: &places,
-            taken: before,
-            rejected: Vec::new(),
-        };
-        let mut result = Ok(());
-        for (signal, part) in parts {
-            result = self.send(signal, part, &mut sending).await;
-            if result.is_err() {
-                break;
+        let taken = self.taken.of(batch);
+        let is_new = |place: usize| taken.get(place).is_some_and(|taken| !taken);
+        let mut rejected = Vec::new();
+        for (signal, part) in requests::of(batch, is_new) {
+            let Part { body, places } = part;
+            let answer = self.export(signal, body).await?;
+            match self.rejection(signal, &answer, places.len()) {
+                None => self.taken.add(batch, &places),
+                Some(message) => rejected.extend(places.into_iter().map(|index| RejectedBySink {
+                    index,
+                    code: "rejected",
+                    message: message.clone(),
+                })),
             }
         }
-        if result.is_ok() && !sending.rejected.is_empty() {
-            result = Err(DeliverError::Rejected(sending.rejected));
+        if !rejected.is_empty() {
+            return Err(DeliverError::Rejected(rejected));
         }
-        // The same events come again: those that the receiver has are left out then.
-        if result.is_err() {
-            self.taken.lock().insert(key, sending.taken);
-        }
-        result
+        self.taken.settle(batch);
+        Ok(())
     }
 
     async fn check(&self) -> Result<(), DeliverError> {
@@ -174,70 +145,22 @@ impl Sink for OtlpSink {
     fn not_before(&self) -> Option<Instant> {
         self.web.not_before()
     }
-}
 
-/// What becomes of the events of a batch.
-struct Sending<'p> {
-    places: &'p [Place],
-    taken: HashSet<Place>,
-    rejected: Vec<RejectedBySink>,
-}
-
-impl Sending<'_> {
-    fn take(&mut self, part: &Part) {
-        let places = part.indices().filter_map(|index| self.places.get(index));
-        self.taken.extend(places.cloned());
-    }
-
-    fn reject(&mut self, part: &Part, code: &'static str, message: &str) {
-        self.rejected
-            .extend(part.indices().map(|index| RejectedBySink {
-                index,
-                code,
-                message: message.to_owned(),
-            }));
+    fn takes_parts(&self) -> bool {
+        true
     }
 }
 
 impl OtlpSink {
-    /// Sends records of one signal. What the receiver refuses as a whole goes by halves, down to the record that is
-    /// refused alone.
-    async fn send(
-        &self,
-        signal: Signal,
-        part: Part,
-        sending: &mut Sending<'_>,
-    ) -> Result<(), DeliverError> {
-        let mut waiting = vec![part];
-        while let Some(mut part) = waiting.pop() {
-            match self.export(signal, part.body().to_vec()).await {
-                Ok(answer) => self.settle(signal, &part, &answer, sending),
-                Err(DeliverError::Refused { code, message }) => {
-                    if part.len() > 1 {
-                        let behind = part.split();
-                        waiting.extend([behind, part]);
-                    } else {
-                        sending.reject(&part, code, &message);
-                    }
-                }
-                Err(error) => return Err(error),
-            }
+    /// The receiver's words if it rejected all of so many records. If it rejected some, nobody knows which, and to send them
+    /// again would double those that it took: they are counted, and it is said.
+    fn rejection(&self, signal: Signal, answer: &[u8], records: usize) -> Option<String> {
+        let (rejected, message) = partial_success(answer).filter(|(rejected, _)| *rejected > 0)?;
+        let message = self.web.shown(&message);
+        if rejected >= records as u64 {
+            return Some(message);
         }
-        Ok(())
-    }
-
-    /// Takes in an answer, which may say that some records were rejected. Those are known if it is all of them.
-    fn settle(&self, signal: Signal, part: &Part, answer: &[u8], sending: &mut Sending<'_>) {
-        let (rejected, message) = match partial_success(answer) {
-            None | Some((0, _)) => return sending.take(part),
-            Some(told) => told,
-        };
-        let message = super::web::shown(&message);
-        if rejected >= part.len() as u64 {
-            return sending.reject(part, "rejected", &message);
-        }
-        // To send the others again would double those that were taken.
-        sending.take(part);
+        rejected_unnamed(&self.route).increment(rejected);
         let mut unnamed = self.unnamed.lock();
         unnamed.records += rejected;
         if unnamed.said_at.is_none_or(|at| at.elapsed() > SAY_EVERY) {
@@ -253,6 +176,7 @@ impl OtlpSink {
                 said_at: Some(Instant::now()),
             };
         }
+        None
     }
 
     /// One request, and the message that answers it.

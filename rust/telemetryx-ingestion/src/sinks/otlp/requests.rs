@@ -14,42 +14,10 @@ const SCOPE: &str = "telemetryx";
 /// Records of one signal.
 #[derive(Debug, Default)]
 pub(super) struct Part {
-    body: Vec<u8>,
-    /// The event of each record, by its place in the batch, and where the record ends in `body`.
-    records: Vec<(usize, usize)>,
-}
-
-impl Part {
-    pub(super) fn body(&self) -> &[u8] {
-        &self.body
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.records.len()
-    }
-
-    /// The places of its events in the batch.
-    pub(super) fn indices(&self) -> impl Iterator<Item = usize> {
-        self.records.iter().map(|(index, _)| *index)
-    }
-
-    /// Takes out the second half.
-    pub(super) fn split(&mut self) -> Self {
-        let records = self.records.split_off(self.records.len() / 2);
-        let end = self.records.last().map_or(0, |(_, end)| *end);
-        let records = records
-            .into_iter()
-            .map(|(index, behind)| (index, behind - end));
-        Self {
-            records: records.collect(),
-            body: self.body.split_off(end),
-        }
-    }
-
-    fn push(&mut self, index: usize, request: &[u8]) {
-        self.body.extend_from_slice(request);
-        self.records.push((index, self.body.len()));
-    }
+    /// The request.
+    pub(super) body: Vec<u8>,
+    /// The event of each record, by its place in the batch.
+    pub(super) places: Vec<usize>,
 }
 
 /// Requests for those events of the batch that are `wanted`, by their places.
@@ -59,12 +27,13 @@ pub(super) fn of(batch: &EventBatch<'_>, wanted: impl Fn(usize) -> bool) -> Vec<
     for (index, event) in events.filter(|(index, _)| wanted(*index)) {
         let (signal, request) = request(event);
         if let Some((_, part)) = parts.iter_mut().find(|(of, _)| *of == signal) {
-            part.push(index, &request);
+            part.body.extend_from_slice(&request);
+            part.places.push(index);
         }
     }
     parts
         .into_iter()
-        .filter(|(_, part)| part.len() > 0)
+        .filter(|(_, part)| !part.places.is_empty())
         .collect()
 }
 
@@ -187,20 +156,20 @@ mod tests {
     }
 
     #[test]
-    fn halves_are_requests_of_their_own() {
+    fn a_request_has_what_is_wanted_and_no_more() {
         let mut batch = EventBatch::new(Cause::Replay, Timestamp::UNIX_EPOCH);
         for offset in 0..5 {
             batch.push(offset, event("t", &offset.to_string()));
         }
-        let mut parts = of(&batch, |index| index != 1);
-        let (_, mut part) = parts.pop().unwrap();
-        let behind = part.split();
-        assert!(parts.is_empty());
-        assert_eq!(part.indices().collect::<Vec<_>>(), [0, 2]);
-        assert_eq!(behind.indices().collect::<Vec<_>>(), [3, 4]);
-        for half in [part, behind] {
-            let request = ExportLogsServiceRequest::decode(half.body()).unwrap();
-            assert_eq!(request.resource_logs.len(), half.len());
-        }
+        let parts = of(&batch, |index| index != 1);
+        assert_eq!(parts.len(), 1);
+        let (signal, part) = &parts[0];
+        assert_eq!(
+            (*signal, &part.places[..]),
+            (Signal::Logs, &[0, 2, 3, 4][..])
+        );
+        let request = ExportLogsServiceRequest::decode(&part.body[..]).unwrap();
+        assert_eq!(request.resource_logs.len(), 4);
+        assert!(of(&batch, |_| false).is_empty());
     }
 }

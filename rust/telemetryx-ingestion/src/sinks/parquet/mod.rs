@@ -32,13 +32,12 @@ use tokio::sync::Mutex;
 use self::store::{Location, Store};
 use self::writer::{Roll, Writer};
 use super::tls::TlsFiles;
-use super::{DeliverError, Sink, SinkContext, SinkFactory};
+use super::{DeliverError, Sink, SinkContext, SinkFactory, timeout};
 use crate::config::{ByteSize, Duration};
 use crate::plugin::{PluginError, settings};
 use crate::route::{Cause, EventBatch};
 
-const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
-const TIMEOUT_MAX: std::time::Duration = std::time::Duration::from_secs(3600);
+const TIMEOUT: Duration = Duration::secs(10);
 const ROLL_BYTES_MIN: u64 = 64 << 10;
 const ROLL_BYTES_MAX: u64 = 1 << 30;
 const ROLL_AGE_MIN: std::time::Duration = std::time::Duration::from_millis(10);
@@ -123,12 +122,8 @@ fn construct(
 ) -> Result<Box<dyn Sink>, PluginError> {
     let config: ParquetConfig = settings(parameters)?;
     let roll = config.roll.limits()?;
-    let timeout = config.timeout.map_or(TIMEOUT, std::time::Duration::from);
-    if timeout.as_millis() == 0 || timeout > TIMEOUT_MAX {
-        return Err(PluginError::Settings(
-            "`timeout`: it lies between 1ms and 1h".to_owned(),
-        ));
-    }
+    let timeout = timeout::checked("timeout", config.timeout, TIMEOUT, timeout::BOUNDS)
+        .map_err(PluginError::Settings)?;
     Ok(Box::new(ParquetSink {
         route: context.route.to_owned(),
         roll,

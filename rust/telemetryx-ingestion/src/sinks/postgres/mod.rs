@@ -41,7 +41,7 @@ use self::partitions::PartitionBy;
 use self::reading::PostgresEvents;
 use self::writing::Writer;
 use super::tls::TlsFiles;
-use super::{DeliverError, RejectedBySink, Sink, SinkContext, SinkFactory};
+use super::{DeliverError, RejectedBySink, Sink, SinkContext, SinkFactory, timeout};
 use crate::config::{Duration, Secret};
 use crate::plugin::{PluginError, settings};
 use crate::query::EventStore;
@@ -53,8 +53,7 @@ const NAME_BYTES_MAX: usize = 63;
 const ENDING_BYTES_MAX: usize = 16;
 /// Partitions that the server still plans for quickly.
 const PARTITIONS_MAX: u128 = 2000;
-const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
-const TIMEOUT_MAX: std::time::Duration = std::time::Duration::from_secs(3600);
+const TIMEOUT: Duration = Duration::secs(10);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -131,12 +130,8 @@ impl Settings {
                 )));
             }
         }
-        let timeout = config.timeout.map_or(TIMEOUT, std::time::Duration::from);
-        if timeout.as_millis() == 0 || timeout > TIMEOUT_MAX {
-            return Err(PluginError::Settings(
-                "`timeout`: it lies between 1ms and 1h".to_owned(),
-            ));
-        }
+        let timeout = timeout::checked("timeout", config.timeout, TIMEOUT, timeout::BOUNDS)
+            .map_err(PluginError::Settings)?;
         let retain = config.retain.age.map(std::time::Duration::from);
         if let (Some(age), Some(length)) = (retain, config.partition.length())
             && age.as_micros() / length.as_micros() > PARTITIONS_MAX

@@ -19,7 +19,7 @@ fn connector(postgres: &Postgres) -> Connector {
         password_file: None,
         tls: None,
     };
-    Connector::new(server, TIMEOUT).unwrap()
+    Connector::new(server, *TIMEOUT).unwrap()
 }
 
 fn settings() -> Settings {

@@ -3,54 +3,48 @@
 //! Proxies of the environment are not used: events would go where no config says. Redirects are not followed, for the same
 //! reason.
 
+mod answer;
+mod packing;
+mod place;
+mod words;
+
 use std::collections::BTreeMap;
-use std::error::Error;
-use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::http::header::{CONTENT_ENCODING, LOCATION, RETRY_AFTER};
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use reqwest::{Client, Url, redirect};
+use reqwest::{Client, redirect};
 use rustls::ClientConfig;
-use serde::Deserialize;
 use tokio::net::TcpStream;
 
-use super::DeliverError;
+pub(super) use self::answer::{Answer, retry_after};
+pub(super) use self::packing::{Compression, pack};
+use self::place::Place;
+use self::words::{Secrets, words_of};
+pub(super) use self::words::{innermost, shown};
 use super::secret::SinkSecret;
 use super::tls::TlsFiles;
-use crate::config;
-use crate::config::Secret;
+use super::{DeliverError, timeout};
+use crate::config::{self, Secret};
 use crate::plugin::PluginError;
 
-const TIMEOUT: Duration = Duration::from_secs(10);
-const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+const TIMEOUT: config::Duration = config::Duration::secs(10);
 /// How much of an answer is read, where no more is asked for.
 pub(super) const ANSWER_BYTES_MAX: usize = 64 << 10;
-/// How much of a server's words is shown.
-const WORDS_CHARS_MAX: usize = 300;
 /// The longest that a server's `Retry-After` is heeded.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
-/// Connections that are kept for the next request.
-const IDLE_CONNECTIONS_MAX: usize = 2;
+/// Connections that are kept for the next requests: as many as a route may have under way.
+const IDLE_CONNECTIONS_MAX: usize = 64;
 /// Longer than most batches are apart, shorter than servers leave connections open.
 const IDLE_MAX: Duration = Duration::from_secs(30);
+/// What refuses events may mean a key: files are read again then too, but not for each event.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(10);
 const USER_AGENT: &str = concat!("telemetryx/", env!("CARGO_PKG_VERSION"));
-
-/// How a body is packed.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Compression {
-    /// As it is.
-    #[default]
-    None,
-    Gzip,
-    Zstd,
-}
 
 /// The keys that sinks over HTTP have in common.
 #[derive(Debug, Default)]
@@ -82,17 +76,8 @@ pub(super) struct Open {
     pub(super) tls: Option<ClientConfig>,
     pub(super) place: Place,
     pub(super) headers: HeaderMap,
-}
-
-/// Where the server is.
-#[derive(Debug, Clone)]
-pub(super) struct Place {
-    /// Without user and password.
-    pub(super) url: Url,
-    /// Those of the URL; sent as `Authorization`.
-    login: Option<(String, String)>,
-    pub(super) host: String,
-    pub(super) port: u16,
+    pub(super) secrets: Arc<Secrets>,
+    since: Instant,
 }
 
 /// What is sent.
@@ -105,16 +90,6 @@ pub(super) struct Outgoing {
     pub(super) body: Bytes,
     /// How much of the answer is read; zero: [`ANSWER_BYTES_MAX`].
     pub(super) answer_bytes_max: usize,
-}
-
-/// What came back.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Vec<u8>,
-    /// There is more of the body than was read.
-    pub(super) is_cut: bool,
 }
 
 impl Web {
@@ -146,10 +121,11 @@ impl Web {
             mistakes.push(format!("`headers`: {error}"));
             HeaderMap::new()
         });
-        let timeout = config.timeout.map_or(TIMEOUT, Duration::from);
-        if timeout.as_millis() == 0 || timeout > TIMEOUT_MAX {
-            mistakes.push("`timeout`: it lies between 1ms and 1h".to_owned());
-        }
+        let timeout = timeout::checked("timeout", config.timeout, TIMEOUT, timeout::BOUNDS);
+        let timeout = timeout.unwrap_or_else(|error| {
+            mistakes.push(error);
+            TIMEOUT.into()
+        });
         let Some(url) = url else {
             return Err(mistakes);
         };
@@ -261,8 +237,10 @@ impl Web {
         Ok(Open {
             client,
             tls,
+            secrets: Secrets::of(&place, &headers).into(),
             place,
             headers,
+            since: Instant::now(),
         })
     }
 
@@ -316,6 +294,7 @@ impl Web {
                 headers: std::mem::take(response.headers_mut()),
                 body,
                 is_cut,
+                secrets: Arc::clone(&open.secrets),
             })
         };
         let answer = answered.await.map_err(|error: reqwest::Error| {
@@ -327,9 +306,13 @@ impl Web {
             }
         })?;
         if !answer.status.is_success() {
-            self.heed(&answer.headers);
-            // Unless it is about the content or the load, perhaps a file says something else by now.
-            if !matches!(answer.status.as_u16(), 400 | 413 | 422 | 429) {
+            if let Some(wait) = retry_after(&answer.headers) {
+                self.leave_alone(wait);
+            }
+            // Unless it is about the load, perhaps a file says something else by now.
+            let is_refusal = answer.refusal().is_some();
+            let is_old = open.since.elapsed() > READ_AGAIN_AFTER;
+            if answer.status != StatusCode::TOO_MANY_REQUESTS && (!is_refusal || is_old) {
                 self.reopen();
             }
         }
@@ -344,119 +327,28 @@ impl Web {
         if answer.status.is_success() {
             return Ok(answer);
         }
-        let said = answer.said();
-        let code = match answer.status.as_u16() {
-            400 => "http_400",
-            413 => "http_413",
-            422 => "http_422",
-            _ => {
-                let place = self.open()?.place;
-                return Err(place.retryable(&said));
-            }
-        };
-        Err(DeliverError::Refused {
-            code,
-            message: said,
-        })
+        let message = answer.said();
+        match answer.refusal() {
+            Some(code) => Err(DeliverError::Refused { code, message }),
+            None => Err(self.open()?.place.retryable(&message)),
+        }
     }
 
     /// Remembers for how long the server wants to be left alone.
-    pub(super) fn heed(&self, headers: &HeaderMap) {
-        let seconds = headers.get(RETRY_AFTER).and_then(|value| {
-            let text = value.to_str().ok()?;
-            text.trim().parse::<u64>().ok()
-        });
-        if let Some(seconds) = seconds {
-            let wait = Duration::from_secs(seconds).min(RETRY_AFTER_MAX);
-            *self.not_before.lock() = Some(Instant::now() + wait);
+    pub(super) fn leave_alone(&self, wait: Duration) {
+        *self.not_before.lock() = Some(Instant::now() + wait.min(RETRY_AFTER_MAX));
+    }
+
+    /// The server's words, as far as they can be shown.
+    pub(super) fn shown(&self, words: &str) -> String {
+        match &*self.open.lock() {
+            Some(open) => open.secrets.shown(words),
+            None => shown(words),
         }
     }
 
     pub(super) fn too_slow(&self) -> String {
         format!("no answer within {:?}", self.timeout)
-    }
-}
-
-impl Place {
-    fn of(text: &str) -> Result<Self, String> {
-        // The parser's words do not repeat the URL, which may hold a password.
-        let mut url = Url::parse(text).map_err(|error| format!("`url`: {error}"))?;
-        let port = url.port_or_known_default();
-        let (Some(host), Some(port), "http" | "https") = (url.host_str(), port, url.scheme())
-        else {
-            return Err("`url` must be http://host[:port]/path, or https:// for TLS".to_owned());
-        };
-        let host = host.to_owned();
-        let decoded = |text: &str| {
-            let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
-            decoded.map(|text| text.into_owned())
-        };
-        let password = url.password().unwrap_or_default();
-        let login = match (decoded(url.username()), decoded(password)) {
-            (Ok(user), Ok(password)) if !user.is_empty() || !password.is_empty() => {
-                Some((user, password))
-            }
-            (Ok(_), Ok(_)) => None,
-            _ => return Err("`url`: user or password is not UTF-8".to_owned()),
-        };
-        let cleared = url.set_username("").and_then(|()| url.set_password(None));
-        cleared.map_err(|()| "`url` cannot have a user".to_owned())?;
-        url.set_fragment(None);
-        Ok(Self {
-            url,
-            login,
-            host,
-            port,
-        })
-    }
-
-    /// An error with the server's name. The path is not shown: it may be what makes a URL secret.
-    pub(super) fn retryable(&self, error: &dyn std::fmt::Display) -> DeliverError {
-        DeliverError::Retryable(format!("{}:{}: {error}", self.host, self.port))
-    }
-}
-
-impl Answer {
-    /// The status, and the server's own words as far as they can be shown.
-    pub(super) fn said(&self) -> String {
-        let text = shown(&String::from_utf8_lossy(&self.body));
-        let location = self.headers.get(LOCATION).and_then(|to| to.to_str().ok());
-        match location.filter(|_| self.status.is_redirection()) {
-            // Without the path, which may be the secret one that we asked for.
-            Some(to) => {
-                let to = Url::parse(to).map(|to| to.origin().ascii_serialization());
-                let to = to.unwrap_or_else(|_| "another path".to_owned());
-                format!("{}: redirects are not followed (to {to})", self.status)
-            }
-            None if text.is_empty() => self.status.to_string(),
-            None => format!("{}: {text}", self.status),
-        }
-    }
-}
-
-/// Somebody else's words on one line, and not too many of them.
-pub(super) fn shown(text: &str) -> String {
-    let words = text.split(|c: char| c.is_whitespace() || c.is_control());
-    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
-    let line = words.join(" ");
-    match line.char_indices().nth(WORDS_CHARS_MAX) {
-        Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
-        None => line,
-    }
-}
-
-/// The innermost reason: the outer ones say that there was a request, and show its URL.
-fn words_of(error: &reqwest::Error) -> String {
-    error
-        .source()
-        .map_or_else(|| "the request failed".to_owned(), innermost)
-}
-
-/// What an error came from in the end.
-pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
-    match error.source() {
-        Some(source) => innermost(source),
-        None => error.to_string(),
     }
 }
 
@@ -474,64 +366,9 @@ fn headers_of<'t>(pairs: impl Iterator<Item = (&'t str, &'t str)>) -> Result<Hea
     Ok(headers)
 }
 
-/// Packs a body away from the threads that serve, and says so in the headers.
-///
-/// # Errors
-/// [`DeliverError::Retryable`]: there is no memory for it.
-pub(super) async fn pack(
-    body: Vec<u8>,
-    compression: Compression,
-    headers: &mut HeaderMap,
-) -> Result<Bytes, DeliverError> {
-    let name = match compression {
-        Compression::None => return Ok(body.into()),
-        Compression::Gzip => "gzip",
-        Compression::Zstd => "zstd",
-    };
-    headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
-    let work = move || match compression {
-        Compression::None => Ok(body),
-        Compression::Gzip => gzip(&body),
-        Compression::Zstd => zstd::bulk::compress(&body, 1),
-    };
-    let packed = tokio::task::spawn_blocking(work).await;
-    let packed = packed.map_err(std::io::Error::other).flatten();
-    packed
-        .map(Bytes::from)
-        .map_err(|error| DeliverError::Retryable(format!("a batch cannot be packed: {error}")))
-}
-
-fn gzip(body: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    writer.write_all(body)?;
-    writer.finish()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_place_is_shown_without_what_is_secret() {
-        let place = Place::of("https://me:pass%40word@example.com/hooks/T0/secret?x=1").unwrap();
-        assert_eq!(
-            place.url.as_str(),
-            "https://example.com/hooks/T0/secret?x=1"
-        );
-        assert_eq!(place.login, Some(("me".to_owned(), "pass@word".to_owned())));
-        let error = place.retryable(&"down").to_string();
-        assert_eq!(error, "example.com:443: down");
-        for wrong in ["ftp://h", "h:80", "http://", "/x", "http://h:99999"] {
-            let error = Place::of(wrong).unwrap_err();
-            assert!(error.contains("`url`"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_servers_words_are_one_line_of_bounded_length() {
-        assert_eq!(shown(" a\r\n\u{1b}[31mb\u{0}c  d "), "a [31mb c d");
-        assert_eq!(shown(&"é".repeat(400)).chars().count(), WORDS_CHARS_MAX + 1);
-    }
 
     #[test]
     fn headers_that_cannot_be_sent_are_named_without_their_value() {
