@@ -301,6 +301,38 @@ fn a_broker_that_is_killed_or_hangs_delays_its_route_and_nothing_is_lost_or_doub
 }
 
 #[test]
+fn batches_that_are_given_up_are_dead_letters_and_do_not_stop_those_behind_them() {
+    let kafka = Kafka::start();
+    kafka.create_topic("given-up", 3, &[]);
+    let config = config(&kafka, "given-up", ", timeout: 300ms");
+    let service = start(&config.replace("max: 200ms", "max: 200ms, attempts: 2"));
+    given(&service, &[json!({ "id": "first", "ts": TS })]);
+    kafka.hang(0);
+    for n in 0..3 {
+        let event = json!({ "id": format!("given-up-{n}"), "ts": TS });
+        given(&service, &[event]);
+    }
+    let dead = || assert_books_balance(&service)["routes"]["out"]["dead"].clone();
+    assert_eq!(dead(), 3);
+    kafka.go_on(0);
+    let events: Vec<_> = (0..200)
+        .map(|n| json!({ "id": format!("behind-{n}"), "ts": TS, "source": n % 3 }))
+        .collect();
+    eventually(SOON, "Kafka answers again", || {
+        given(&service, &[json!({ "id": "probe", "ts": TS })]);
+        service.get("/health").json()["status"] == "healthy"
+    });
+    let before = dead();
+    given(&service, &events);
+    assert_eq!(dead(), before);
+    let ids = ids(&kafka.messages("given-up"));
+    for event in &events {
+        assert_eq!(ids.get(event["id"].as_str().unwrap()), Some(&1));
+    }
+    assert!(ids.contains_key("first"));
+}
+
+#[test]
 fn a_topic_that_is_missing_is_told_and_needs_no_restart_once_it_is_made() {
     let kafka = Kafka::builder()
         .property("auto.create.topics.enable=false")

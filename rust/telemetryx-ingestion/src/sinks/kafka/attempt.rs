@@ -2,23 +2,21 @@
 //!
 //! A delivery that takes too long fails, so that the route can say so; its messages stay with librdkafka, which goes on
 //! sending them. When the same events come again, those that were acknowledged meanwhile are done, those under way are
-//! waited for, and only what failed is sent again, in order.
+//! waited for, and only what failed is sent again, in order. Events that do not come again were given up: the next ones
+//! begin anew.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::Notify;
 
-use crate::route::{Cause, EventBatch, Letter, Origin};
+use crate::route::{EventBatch, Origin};
 
 /// Who waits for room in librdkafka's queue is woken after so many reports.
 const REPORTS_A_WAKE: usize = 512;
-/// A replay or a dead letter that has not come again for so long was given up: if it comes, it is sent.
-const FORGET_AFTER: Duration = Duration::from_secs(60);
 
 /// What became of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +31,6 @@ pub(super) enum Fate {
     Failed(RDKafkaErrorCode),
     /// It will never be taken. If it comes again, that is said again.
     Rejected(RDKafkaErrorCode),
-    /// Kafka has it, and the caller knows.
-    Settled,
 }
 
 /// The fates of events, by their place.
@@ -106,15 +102,7 @@ impl Tracker {
     }
 }
 
-/// Which events belong together: batches that come again are told by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Series {
-    Journal { log: u128 },
-    Replay,
-    Redrive(Letter),
-}
-
-/// An event within its series.
+/// Which event it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Name {
     Journal(u64),
@@ -123,18 +111,17 @@ enum Name {
 }
 
 /// Events that are being delivered.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Attempt {
-    series: Series,
     names: Vec<Name>,
-    touched: Instant,
     pub(super) tracker: Arc<Tracker>,
     /// One of them is refused, and it is not known which.
     pub(super) careful: bool,
 }
 
 impl Attempt {
-    /// Where each event of the batch is in here; those that are new are added.
+    /// Where each event of the batch is in here; those that are new are added. If all are, those that were here before were
+    /// given up, and nobody asks for them any more.
     pub(super) fn places(&mut self, batch: &EventBatch<'_>) -> Vec<usize> {
         let names = batch.iter().map(|(origin, event)| match origin {
             Origin::Journal(offset) => Name::Journal(offset),
@@ -144,14 +131,19 @@ impl Attempt {
                 Name::Derived(hasher.finish())
             }
         });
+        let names = names.collect::<Vec<_>>();
+        let mut known: HashMap<_, _> = self.names.iter().copied().zip(0..).collect();
+        if !names.iter().any(|name| known.contains_key(name)) {
+            *self = Self::default();
+            known.clear();
+        }
         let mut fates = self.tracker.fates.lock();
-        if self.names.is_empty() {
-            self.names.extend(names);
-            fates.each.resize(self.names.len(), Fate::Unsent);
+        if known.is_empty() {
+            fates.each.resize(names.len(), Fate::Unsent);
+            self.names = names;
             return (0..self.names.len()).collect();
         }
-        let known: HashMap<_, _> = self.names.iter().copied().zip(0..).collect();
-        let mut places = Vec::with_capacity(batch.len());
+        let mut places = Vec::with_capacity(names.len());
         for name in names {
             places.push(known.get(&name).copied().unwrap_or_else(|| {
                 self.names.push(name);
@@ -188,50 +180,5 @@ impl Attempt {
             }),
             changed: Notify::new(),
         });
-    }
-
-    /// True if some of its events can come again.
-    fn is_open(&self) -> bool {
-        let fates = self.tracker.fates.lock();
-        let over = |fate: &Fate| matches!(fate, Fate::Settled | Fate::Rejected(_));
-        !fates.each.iter().all(over)
-    }
-}
-
-/// The attempts that are not over: at most one a series.
-#[derive(Debug, Default)]
-pub(super) struct Attempts(Vec<Attempt>);
-
-impl Attempts {
-    /// The attempt at these events that was broken off, or a new one.
-    pub(super) fn take(&mut self, cause: Cause) -> Attempt {
-        let series = match cause {
-            Cause::Journal(stretch) => Series::Journal { log: stretch.log },
-            Cause::Replay => Series::Replay,
-            Cause::Redrive(letter) => Series::Redrive(letter),
-        };
-        self.0.retain(|attempt| {
-            matches!(attempt.series, Series::Journal { .. })
-                || attempt.touched.elapsed() < FORGET_AFTER
-        });
-        let found = self.0.iter().position(|attempt| attempt.series == series);
-        found.map_or_else(
-            || Attempt {
-                series,
-                names: Vec::new(),
-                touched: Instant::now(),
-                tracker: Arc::default(),
-                careful: false,
-            },
-            |place| self.0.swap_remove(place),
-        )
-    }
-
-    /// Keeps it, if some of its events can come again.
-    pub(super) fn put(&mut self, mut attempt: Attempt) {
-        attempt.touched = Instant::now();
-        if attempt.is_open() {
-            self.0.push(attempt);
-        }
     }
 }

@@ -6,7 +6,9 @@ use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{
+    BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig, ThreadedProducer,
+};
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::attempt::Tracker;
@@ -93,6 +95,13 @@ impl Link {
     ) -> Result<(), RDKafkaErrorCode> {
         let producer = self.producer.as_ref().ok_or(RDKafkaErrorCode::Fatal)?;
         producer.send(record).map_err(|(error, _)| code_of(&error))
+    }
+
+    /// Sends nothing any more, also while somebody else still holds it: what it has is reported as failed.
+    pub(super) fn give_up(&self) {
+        if let Some(producer) = &self.producer {
+            producer.purge(PurgeConfig::default().queue().inflight());
+        }
     }
 
     /// Why it can send nothing any more, if that is so.

@@ -1,6 +1,7 @@
 //! What the config says, checked, and what librdkafka is told.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -13,29 +14,37 @@ use super::message::Format;
 use crate::config::{Duration, Secret};
 use crate::plugin::{PluginError, settings};
 use crate::sinks::secret::SinkSecret;
+use crate::sinks::timeout;
 
 /// Kafka's own limit.
 const TOPIC_BYTES_MAX: usize = 249;
 /// What librdkafka puts into a batch if nobody says otherwise.
 const BATCH_BYTES: u32 = 1_000_000;
 const BATCH_BYTES_MIN: u32 = 1_000;
-const TIMEOUT_MILLIS: std::ops::RangeInclusive<u128> = 100..=300_000;
+const TIMEOUT: Duration = Duration::secs(10);
+const TIMEOUTS: RangeInclusive<Duration> = Duration::millis(100)..=Duration::minutes(5);
 /// librdkafka takes no shorter one.
 const CONNECT_MILLIS_MIN: u128 = 1_000;
 
+/// Options that librdkafka knows by two names, each with the one that is used here.
+const ALIASES: [(&str, &str); 8] = [
+    ("acks", "request.required.acks"),
+    ("bootstrap.servers", "metadata.broker.list"),
+    ("compression.type", "compression.codec"),
+    ("delivery.timeout.ms", "message.timeout.ms"),
+    ("linger.ms", "queue.buffering.max.ms"),
+    ("max.in.flight", "max.in.flight.requests.per.connection"),
+    ("retries", "message.send.max.retries"),
+    ("sasl.mechanism", "sasl.mechanisms"),
+];
+
 /// Options that would break a promise, or that are said elsewhere, each with what is right.
-const REFUSED: [(&str, &str); 15] = [
-    ("bootstrap.servers", "use `brokers`"),
+const REFUSED: [(&str, &str); 12] = [
     ("metadata.broker.list", "use `brokers`"),
     (
         "message.timeout.ms",
         "events are sent until they are acknowledged; `timeout` is how long the route waits before it says that Kafka is down",
     ),
-    (
-        "delivery.timeout.ms",
-        "events are sent until they are acknowledged; `timeout` is how long the route waits before it says that Kafka is down",
-    ),
-    ("retries", "events are sent until they are acknowledged"),
     (
         "message.send.max.retries",
         "events are sent until they are acknowledged",
@@ -67,12 +76,7 @@ const REFUSED: [(&str, &str); 15] = [
 ];
 
 /// Options that may be given only with the value that they have.
-const FIXED: [(&str, &[&str], &str); 3] = [
-    (
-        "acks",
-        &["all", "-1"],
-        "an event counts as delivered when all replicas in sync have it",
-    ),
+const FIXED: [(&str, &[&str], &str); 2] = [
     (
         "request.required.acks",
         &["all", "-1"],
@@ -97,14 +101,9 @@ struct KafkaConfig {
     format: Format,
     #[serde(default)]
     options: BTreeMap<String, Value>,
-    #[serde(default = "default_timeout")]
-    timeout: Duration,
+    timeout: Option<Duration>,
     /// Known only to say that it does not work.
     tls: Option<Value>,
-}
-
-fn default_timeout() -> Duration {
-    Duration::secs(10)
 }
 
 #[derive(Debug, Deserialize)]
@@ -137,17 +136,25 @@ impl Settings {
         if config.tls.is_some() {
             mistakes.push(format!("`tls`: {NO_TLS}"));
         }
-        let timeout = std::time::Duration::from(config.timeout);
-        if !TIMEOUT_MILLIS.contains(&timeout.as_millis()) {
-            mistakes.push("`timeout` must be from 100ms to 5m".to_owned());
-        }
+        let timeout = timeout::checked("timeout", config.timeout, TIMEOUT, TIMEOUTS);
+        let timeout = timeout.unwrap_or_else(|error| {
+            mistakes.push(error);
+            TIMEOUT.into()
+        });
         let mut options = config.options;
         let password = password(&mut options, &mut mistakes);
         let mut client = defaults(route, timeout);
+        let mut given = BTreeMap::new();
         for (name, value) in &options {
-            match option(name, value) {
+            let real = real_name(name);
+            if let Some(other) = given.insert(real, name) {
+                mistakes.push(format!(
+                    "`options.{name}`: `{other}` is the same: leave one out"
+                ));
+            }
+            match option(real, value) {
                 Ok(text) => {
-                    client.set(name, text);
+                    client.set(real, text);
                 }
                 Err(why) => mistakes.push(format!("`options.{name}`: {why}")),
             }
@@ -188,22 +195,28 @@ impl Settings {
     }
 }
 
-/// What holds unless `options` say otherwise.
+/// The name that is used here: what is set under one name must not also be set under another, since then either may win.
+fn real_name(name: &str) -> &str {
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
+    alias.map_or(name, |(_, real)| real)
+}
+
+/// What holds unless `options` say otherwise. The names are the [real](real_name) ones.
 fn defaults(route: &str, timeout: std::time::Duration) -> ClientConfig {
     let millis = timeout.as_millis();
     let mut client = ClientConfig::new();
     client.set_log_level(RDKafkaLogLevel::Info);
     for (name, value) in [
         ("client.id", format!("telemetryx-{route}")),
-        ("acks", "all".to_owned()),
+        ("request.required.acks", "all".to_owned()),
         ("enable.idempotence", "true".to_owned()),
         // A message that fails stops the producer: none of its key overtakes it.
         ("enable.gapless.guarantee", "true".to_owned()),
         ("message.timeout.ms", "0".to_owned()),
-        ("compression.type", "zstd".to_owned()),
+        ("compression.codec", "zstd".to_owned()),
         // That of Kafka's own clients: the same key is in the same partition.
         ("partitioner", "murmur2_random".to_owned()),
-        ("linger.ms", "2".to_owned()),
+        ("queue.buffering.max.ms", "2".to_owned()),
         ("queue.buffering.max.kbytes", "65536".to_owned()),
         ("socket.timeout.ms", millis.to_string()),
         (
@@ -298,7 +311,7 @@ fn password(
     })
 }
 
-/// The value of an option as text, if librdkafka takes it and it breaks no promise.
+/// The value of an option, by its [real](real_name) name, as text, if librdkafka takes it and it breaks no promise.
 fn option(name: &str, value: &Value) -> Result<String, String> {
     let text = match value {
         Value::String(text) => text.clone(),
@@ -324,8 +337,7 @@ fn option(name: &str, value: &Value) -> Result<String, String> {
     if over_tls || name.starts_with("ssl.") {
         return Err(NO_TLS.to_owned());
     }
-    let mechanism = matches!(name, "sasl.mechanism" | "sasl.mechanisms");
-    if mechanism && !text.eq_ignore_ascii_case("PLAIN") {
+    if name == "sasl.mechanisms" && !text.eq_ignore_ascii_case("PLAIN") {
         return Err("only `PLAIN` is built in".to_owned());
     }
     let mut alone = ClientConfig::new();
@@ -350,5 +362,63 @@ pub(super) fn words(error: KafkaError) -> String {
     match error {
         KafkaError::ClientConfig(_, words, ..) | KafkaError::ClientCreation(words) => words,
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(options: &str) -> Result<ClientConfig, PluginError> {
+        let text = format!("brokers = 'a'\ntopic = 't'\noptions = {{ {options} }}");
+        let settings = Settings::read(Value::Table(text.parse().unwrap()), "r")?;
+        Ok(settings.client().unwrap())
+    }
+
+    #[test]
+    fn what_is_given_wins_under_each_of_its_names() {
+        for (option, name, value) in [
+            ("'linger.ms' = 77", "linger.ms", "77"),
+            ("'queue.buffering.max.ms' = 77", "linger.ms", "77"),
+            ("'compression.type' = 'none'", "compression.codec", "none"),
+            ("'compression.codec' = 'none'", "compression.type", "none"),
+            ("", "compression.type", "zstd"),
+        ] {
+            // The order in which settings are handed to librdkafka is another one each time.
+            for _ in 0..20 {
+                let native = read(option).unwrap().create_native_config().unwrap();
+                assert_eq!(native.get(name).unwrap(), value, "{option}");
+            }
+        }
+        let twice = read("'linger.ms' = 1, 'queue.buffering.max.ms' = 1").unwrap_err();
+        assert!(
+            twice.to_string().contains("`linger.ms` is the same"),
+            "{twice}"
+        );
+        for refused in [
+            "acks",
+            "request.required.acks",
+            "retries",
+            "message.send.max.retries",
+        ] {
+            let why = read(&format!("'{refused}' = 1")).unwrap_err().to_string();
+            assert!(
+                why.contains(&format!("`options.{refused}`: it can")),
+                "{why}"
+            );
+        }
+    }
+
+    #[test]
+    fn both_names_of_an_option_are_one_to_librdkafka() {
+        for (alias, real) in ALIASES {
+            let value = ["3", "a:1", "lz4", "PLAIN"].into_iter().find(|value| {
+                let mut client = ClientConfig::new();
+                client.set(alias, *value);
+                let native = client.create_native_config();
+                native.is_ok_and(|native| native.get(real).is_ok_and(|found| found == *value))
+            });
+            assert!(value.is_some(), "{alias} is not {real}");
+        }
     }
 }
