@@ -18,7 +18,7 @@ const EVERY: Duration = Duration::from_secs(60);
 const AT_ONCE: i64 = 5000;
 /// How long rows are deleted each time.
 const DELETING: Duration = Duration::from_secs(30);
-/// How long all of it takes at the most; the rest is for the next time.
+/// How long that takes at the most, without partitions made beside a large default one; the rest is for the next time.
 const AT_MOST: Duration = Duration::from_secs(120);
 /// A lock that is not had within this time is tried for again the next time: others wait behind who waits for it.
 const SETTINGS: &str = "SET lock_timeout = '2s'";

@@ -194,11 +194,7 @@ async fn a_partition_is_made_beside_a_default_one_that_is_never_looked_through_u
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_of_a_time_for_which_a_partition_is_being_made_is_not_held_up() {
     let postgres = Postgres::start();
-    let shared = Shared {
-        connector: connector(&postgres),
-        settings: settings(),
-        pause: Pause::default(),
-    };
+    let shared = shared(&postgres);
     let mut writer = Writer::open(&shared).await.unwrap();
     let busy = shared.connector.open("").await.unwrap();
     hold_up(&busy, &shared.settings).await;
@@ -207,16 +203,7 @@ async fn an_event_of_a_time_for_which_a_partition_is_being_made_is_not_held_up()
     eventually(Duration::from_secs(5), "it is at work", || {
         postgres.sql(running) == "1"
     });
-    let stretch = Stretch {
-        log: 1,
-        first: 0,
-        end: 1,
-        part: 0,
-    };
-    let mut batch = EventBatch::new(Cause::Journal(stretch), Timestamp::UNIX_EPOCH);
-    let mut event = Event::new(Timestamp::from_unix_nanos(4_102_444_800_000_000_000));
-    event.id = "far".into();
-    batch.push(0, event);
+    let batch = batch(0, "far");
     let refused = writer.store(&shared, &batch).await;
     assert!(matches!(refused, Err(Failure::Excluded(_))), "{refused:?}");
     assert_eq!(constraints(&postgres), "0");
@@ -226,6 +213,51 @@ async fn an_event_of_a_time_for_which_a_partition_is_being_made_is_not_held_up()
     writer.store(&shared, &batch).await.unwrap();
     let stored = format!("SELECT id FROM {}", shared.settings.events);
     assert_eq!(postgres.sql(&stored), "far");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_stored_of_who_was_overtaken_though_rows_are_sent_before_that_is_known() {
+    let postgres = Postgres::start();
+    let shared = shared(&postgres);
+    let mut first = Writer::open(&shared).await.unwrap();
+    let mut second = Writer::open(&shared).await.unwrap();
+    first.store(&shared, &batch(0, "a")).await.unwrap();
+    second.store(&shared, &batch(1, "b")).await.unwrap();
+    let overtaken = first.store(&shared, &batch(1, "c")).await.unwrap_err();
+    assert!(
+        overtaken.to_string().contains("another process delivers"),
+        "{overtaken}"
+    );
+    drop(first);
+    second.store(&shared, &batch(2, "d")).await.unwrap();
+    let ids = format!(
+        "SELECT string_agg(id, ' ' ORDER BY id) FROM {}",
+        shared.settings.events
+    );
+    assert_eq!(postgres.sql(&ids), "a b d");
+}
+
+fn shared(postgres: &Postgres) -> Shared {
+    Shared {
+        connector: connector(postgres),
+        settings: settings(),
+        pause: Pause::default(),
+    }
+}
+
+/// One event of the year 2100, at this place of a log.
+fn batch(first: u64, id: &'static str) -> EventBatch<'static> {
+    let stretch = Stretch {
+        log: 1,
+        first,
+        end: first + 1,
+        part: 0,
+    };
+    let mut batch = EventBatch::new(Cause::Journal(stretch), Timestamp::UNIX_EPOCH);
+    let mut event = Event::new(Timestamp::from_unix_nanos(4_102_444_800_000_000_000));
+    event.id = id.into();
+    batch.push(first, event);
+    batch
 }
 
 /// As while the default partition is looked through for a range of the year 2100.
