@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::{AdminGate, KeyRing, MemoryBudget, OverflowGate, RateLimiter};
 use crate::clock;
-use crate::config::{Config, ConfigError, PluginConfig, RouteConfig};
+use crate::config::{Config, ConfigError, RouteConfig};
 use crate::control::{Control, ControlError};
 use crate::findings::Findings;
 use crate::ingress::{self, BindError, Doors, Questions};
@@ -98,8 +98,8 @@ fn build_plugins(config: &Config) -> Result<Plugins, Vec<ConfigError>> {
         match validators::build(plugin) {
             Ok(validator) => validators.push(validator),
             Err(error) => {
-                let key = format!("validation.plugins[{place}]");
-                errors.extend(plugin_errors(&key, plugin, &error));
+                let key = format!("validation.plugins[{place}] ({})", plugin.name);
+                errors.extend(plugin_errors(&key, error));
             }
         }
     }
@@ -121,7 +121,9 @@ fn build_plugins(config: &Config) -> Result<Plugins, Vec<ConfigError>> {
         for (key, plugin) in shared.chain(own) {
             match processors::build(plugin) {
                 Ok(processor) => processors.push((plugin.name.clone(), processor)),
-                Err(error) => errors.extend(plugin_errors(&key, plugin, &error)),
+                Err(error) => {
+                    errors.extend(plugin_errors(&format!("{key} ({})", plugin.name), error));
+                }
             }
         }
         let context = SinkContext {
@@ -146,7 +148,7 @@ fn build_plugins(config: &Config) -> Result<Plugins, Vec<ConfigError>> {
             }
             Err(error) => {
                 let key = format!("routes[{place}].sink ({})", route.sink.kind);
-                errors.push(at_key(key, error.to_string()));
+                errors.extend(plugin_errors(&key, error));
             }
         }
     }
@@ -172,13 +174,15 @@ fn at_key(key: String, message: String) -> ConfigError {
     }
 }
 
-fn plugin_errors(key: &str, plugin: &PluginConfig, error: &PluginError) -> Vec<ConfigError> {
+/// Each mistake with the key that it is at.
+fn plugin_errors(key: &str, error: PluginError) -> impl Iterator<Item = ConfigError> {
     let messages = match error {
-        PluginError::Several(messages) => messages.clone(),
+        PluginError::Several(messages) => messages,
         one => vec![one.to_string()],
     };
-    let at = |message| at_key(format!("{key} ({})", plugin.name), message);
-    messages.into_iter().map(at).collect()
+    messages
+        .into_iter()
+        .map(move |message| at_key(key.to_owned(), message))
 }
 
 /// The route's batch limits.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::config::Secret;
 use crate::plugin::PluginError;
 
-/// How much of a file is read.
+/// The largest file.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// Where a secret is.
@@ -59,9 +59,12 @@ impl SinkSecret {
 fn read(path: &Path) -> Result<Secret, String> {
     let mut text = String::new();
     let done = File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text))
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
         .map_err(|error| error.to_string());
-    let secret = done.and_then(|_| {
+    let secret = done.and_then(|bytes| {
+        if bytes as u64 > FILE_BYTES_MAX {
+            return Err(format!("it has more than {FILE_BYTES_MAX} bytes"));
+        }
         let line = text.trim_end_matches(['\r', '\n']);
         line.parse().map_err(|error| format!("{error}"))
     });
@@ -83,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn both_or_an_empty_or_missing_file_are_refused_by_name() {
+    fn both_or_an_empty_or_large_or_missing_file_are_refused_by_name() {
         let refused = |given: Option<&str>, file: &Path| {
             let given = given.map(|text| text.parse().unwrap());
             let refused = SinkSecret::of("password", given, Some(file.into()));
@@ -92,6 +95,14 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(refused(Some("x"), file.path()).contains("both set"));
         assert!(refused(None, file.path()).contains("it is empty"));
+        std::fs::write(file.path(), "x".repeat(65_536)).unwrap();
+        let largest = SinkSecret::of("password", None, Some(file.path().into()));
+        assert_eq!(
+            largest.unwrap().unwrap().read().unwrap().expose().len(),
+            65_536
+        );
+        std::fs::write(file.path(), "x".repeat(65_537)).unwrap();
+        assert!(refused(None, file.path()).contains("it has more than 65536 bytes"));
         let missing = refused(None, Path::new("/no/such"));
         assert!(
             missing.starts_with("`password_file`: /no/such: "),
