@@ -417,6 +417,38 @@ fn hostile_names_make_no_more_fields_than_the_limits_say() {
 }
 
 #[test]
+fn a_batch_with_more_sources_and_types_than_one_command_of_redis_takes_is_counted() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    let mut service = start(&format!(
+        "routes: [ {{ name: redis, sink: {{ kind: redis, url: {url:?}, max_types: 5000 }},
+            batch: {{ max_events: 20000, flush_interval: 200ms }} }} ]
+query: {{ counters_from: redis }}"
+    ));
+    let one = |n: u64| {
+        let (source, kind) = if n < 2_500 { (0, n) } else { (n, n % 7) };
+        json!({ "ts": TS, "source": source, "type": format!("t{kind}") })
+    };
+    for round in 1..=3 {
+        let body = Value::from((0..5_000).map(one).collect::<Vec<_>>()).to_string();
+        service.post_json("/ingest", body).expect_status(202);
+        assert_eq!(assert_exact(&service, &redis), round * 5_000);
+        if round == 2 {
+            service.kill();
+            service.restart();
+        }
+    }
+    assert_eq!(hash(&redis, "{telemetryx}:sources").len(), 2_501);
+    let many = service.get("/stats/0").expect_status(200).json();
+    assert_eq!(many["total_events"], 7_500);
+    assert_eq!(
+        many["event_types"].as_object().unwrap().len(),
+        2_500,
+        "{many}"
+    );
+}
+
+#[test]
 fn keys_of_one_prefix_are_on_one_node_of_a_cluster_and_we_find_it() {
     let ports: Vec<_> = (0..2).map(|_| free_port().to_string()).collect();
     let nodes: Vec<_> = ports
@@ -506,6 +538,15 @@ fn check_names_each_wrong_key_and_shows_no_secret() {
         check("url: \"redis://me:hunter2@h:1/2\", channel: c, publish: summary, minutes_ttl: 1h");
     assert_eq!(shown.code, Some(0), "{shown:?}");
     assert!(!format!("{shown:?}").contains("hunter2"), "{shown:?}");
+    // Each mistake has a line, with its place before it.
+    let shown = check("prefix: \"a{b\", minutes_ttl: 1s");
+    let lines: Vec<_> = shown.stderr.lines().collect();
+    for word in ["`url`", "`prefix`", "`minutes_ttl`"] {
+        let of_it = lines.iter().filter(|line| line.contains(word));
+        let of_it: Vec<_> = of_it.collect();
+        assert_eq!(of_it.len(), 1, "{word}: {shown:?}");
+        assert!(of_it[0].contains("routes[0].sink (redis): `"), "{shown:?}");
+    }
 }
 
 #[test]

@@ -39,6 +39,7 @@ struct Known {
 /// Redis did not answer.
 #[derive(Debug, Clone)]
 struct Outage {
+    /// What was accepted from then on may not be counted.
     since: Timestamp,
     last: Timestamp,
     /// The last error.
@@ -68,11 +69,13 @@ impl RedisCounters {
         self.known.lock().totals
     }
 
-    /// Redis does not answer.
-    pub(super) fn failed(&self, words: &str) {
+    /// Redis does not answer. `oldest`: when the first event was accepted that it should have counted.
+    pub(super) fn failed(&self, words: &str, oldest: Option<Timestamp>) {
         let now = clock::now();
         let mut known = self.known.lock();
-        let since = known.outage.as_ref().map_or(now, |outage| outage.since);
+        let lasts = known.outage.as_ref().filter(|outage| !outage.over);
+        let since = lasts.map_or(now, |outage| outage.since);
+        let since = oldest.map_or(since, |oldest| since.min(oldest));
         known.outage = Some(Outage {
             since,
             last: now,
@@ -118,7 +121,7 @@ impl RedisCounters {
         let answer = self.link.ask_all(questions).await;
         match &answer {
             Ok(_) => self.answered(),
-            Err(words) => self.failed(words),
+            Err(words) => self.failed(words, None),
         }
         answer.map_err(Refusal::Unavailable)
     }
@@ -244,5 +247,42 @@ impl CounterStore for RedisCounters {
             return None;
         }
         Some(since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::connection::Server;
+    use super::*;
+    use crate::sinks::secret::SinkSecret;
+    use crate::sinks::tls::TlsFiles;
+
+    #[test]
+    fn an_outage_counts_from_the_oldest_event_that_is_not_counted_and_not_from_one_that_is_over() {
+        let url = SinkSecret::Given("redis://127.0.0.1:1".parse().unwrap());
+        let keys = Keys::new("p");
+        let server = Server::new(url, None, TlsFiles::default(), keys.totals());
+        let link = Link::new(Arc::new(server), ANSWER_WAIT_MAX);
+        let counters = RedisCounters::new(link, keys, 60);
+        assert_eq!(counters.behind_since(7), None);
+        counters.failed("away", None);
+        let first = counters.behind_since(7).unwrap();
+        counters.failed("away", None);
+        assert_eq!(counters.behind_since(7), Some(first), "the same outage");
+
+        counters.answered();
+        assert_eq!(counters.behind_since(7), Some(first), "it catches up");
+        counters.failed("away again", None);
+        let second = counters.behind_since(7).unwrap();
+        assert!(second > first, "{second} is another outage than {first}");
+        // A batch shows what was not counted before.
+        let accepted = Timestamp::from_unix_nanos(second.unix_nanos() - 1);
+        counters.failed("away", Some(accepted));
+        assert_eq!(counters.behind_since(7), Some(accepted));
+
+        counters.delivered(Some(clock::now()));
+        assert_eq!(counters.behind_since(7), None);
     }
 }

@@ -106,18 +106,23 @@ impl Server {
         })
     }
 
-    /// Connects to the node that has the keys.
-    async fn connect(&self) -> Result<Open, String> {
-        let mut target = self.target()?;
+    fn target_and_tls(&self) -> Result<(Target, Option<TlsConnector>), String> {
+        let target = self.target()?;
         let tls = if target.tls {
-            let files = self.tls.clone();
-            let config = tokio::task::spawn_blocking(move || files.client_config()).await;
-            let config = config.map_err(|error| error.to_string())?;
+            let config = self.tls.client_config();
             let config = config.map_err(|error| error.to_string())?;
             Some(TlsConnector::from(Arc::new(config)))
         } else {
             None
         };
+        Ok((target, tls))
+    }
+
+    /// Connects to the node that has the keys.
+    async fn connect(self: &Arc<Self>) -> Result<Open, String> {
+        let this = Arc::clone(self);
+        let read = tokio::task::spawn_blocking(move || this.target_and_tls()).await;
+        let (mut target, tls) = read.map_err(|error| error.to_string())??;
         for _ in 0..HOPS_MAX {
             let at = format!("redis at {}:{}", target.host, target.port);
             let open = Open::to(&target, tls.as_ref()).await;

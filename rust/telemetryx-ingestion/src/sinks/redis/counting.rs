@@ -168,11 +168,28 @@ impl<'e> Counted<'e> {
             add_types(&mut command, types);
         }
         command.arg(self.sources.len());
+        let type_fields: Vec<_> = self
+            .types
+            .iter()
+            .map(|(name, _)| format!("type:{name}"))
+            .collect();
         for source in &self.sources {
             command.arg(u8::from(source.numeric));
             command.arg(fixed_width(source.first));
-            command.arg(fixed_width(source.last));
-            add_types(&mut command, &source.types);
+            // Often there is one event of a source.
+            command.arg(match source.last == source.first {
+                true => String::new(),
+                false => fixed_width(source.last),
+            });
+            command.arg(source.types.len());
+            // The fields to read, in one run.
+            command.arg("first").arg("last");
+            for (place, _) in &source.types {
+                command.arg(type_fields[*place].as_str());
+            }
+            for (_, count) in &source.types {
+                command.arg(count);
+            }
         }
         command
     }

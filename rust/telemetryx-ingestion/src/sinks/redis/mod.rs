@@ -2,7 +2,8 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `mod.rs` | settings, and the sink: one call of the script for each part of a log |
+//! | `mod.rs` | the sink: one call of the script for each part of a log |
+//! | `settings.rs` | the keys of the sink |
 //! | `counting.rs` | what a part adds to the counts, and the call that says so |
 //! | `count.lua` | the script: adds the counts and moves the applied offset together |
 //! | `keys.rs` | the names of the keys |
@@ -17,6 +18,7 @@ mod answers;
 mod connection;
 mod counting;
 mod keys;
+mod settings;
 
 use std::sync::Arc;
 
@@ -33,12 +35,11 @@ use self::answers::RedisCounters;
 use self::connection::{Link, Server};
 use self::counting::{Call, Counted, Once};
 use self::keys::Keys;
+use self::settings::{Publish, RedisConfig};
 use super::secret::SinkSecret;
-use super::tls::TlsFiles;
 use super::{DeliverError, Sink, SinkContext, SinkFactory};
-use crate::config::{Duration, Secret};
 use crate::counters::Totals;
-use crate::plugin::{PluginError, settings};
+use crate::plugin::{self, PluginError};
 use crate::query::CounterStore;
 use crate::route::{Cause, EventBatch, Letter, Stretch};
 
@@ -51,90 +52,6 @@ const COUNTS_MAX: usize = 500_000;
 const MARK_SECONDS: u64 = 30 * 24 * 3600;
 /// How long a question for `/stats` may take.
 const ANSWER_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(2);
-
-#[derive(Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct RedisConfig {
-    url: Option<Secret>,
-    url_file: Option<std::path::PathBuf>,
-    password_file: Option<std::path::PathBuf>,
-    tls: Option<TlsFiles>,
-    prefix: String,
-    minutes_ttl: Duration,
-    channel: Option<String>,
-    publish: Option<Publish>,
-    max_sources: usize,
-    max_types: usize,
-    timeout: Duration,
-}
-
-/// What is published.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Publish {
-    Summary,
-    Events,
-}
-
-impl Default for RedisConfig {
-    fn default() -> Self {
-        Self {
-            url: None,
-            url_file: None,
-            password_file: None,
-            tls: None,
-            prefix: "telemetryx".to_owned(),
-            minutes_ttl: Duration::secs(48 * 3600),
-            channel: None,
-            publish: None,
-            max_sources: 50_000,
-            max_types: 1_000,
-            timeout: Duration::secs(10),
-        }
-    }
-}
-
-impl RedisConfig {
-    /// What is wrong, each mistake with its key.
-    fn mistakes(&self) -> Vec<String> {
-        let mut mistakes = Vec::new();
-        let mut unless = |right: bool, mistake: &str| {
-            if !right {
-                mistakes.push(mistake.to_owned());
-            }
-        };
-        let plain = |c: char| !c.is_control() && !matches!(c, '{' | '}');
-        unless(
-            (1..=64).contains(&self.prefix.len()) && self.prefix.chars().all(plain),
-            "`prefix` must have 1 to 64 bytes, and no braces",
-        );
-        unless(
-            (60..=31 * 24 * 3600).contains(&self.minutes_ttl.as_secs()),
-            "`minutes_ttl` must be from 1m to 31d",
-        );
-        unless(
-            self.channel.as_ref().is_none_or(|name| !name.is_empty()),
-            "`channel` is empty: leave it out",
-        );
-        unless(
-            self.publish.is_none() || self.channel.is_some(),
-            "`publish` needs a `channel`",
-        );
-        unless(
-            (1..=10_000_000).contains(&self.max_sources),
-            "`max_sources` must be from 1 to 10000000",
-        );
-        unless(
-            (1..=10_000).contains(&self.max_types),
-            "`max_types` must be from 1 to 10000",
-        );
-        unless(
-            (1..=600_000).contains(&self.timeout.as_millis()),
-            "`timeout` must be from 1ms to 10m",
-        );
-        mistakes
-    }
-}
 
 struct RedisSink {
     config: RedisConfig,
@@ -175,7 +92,7 @@ fn construct(
     parameters: toml::Value,
     context: SinkContext<'_>,
 ) -> Result<Box<dyn Sink>, PluginError> {
-    let mut config: RedisConfig = settings(parameters)?;
+    let mut config: RedisConfig = plugin::settings(parameters)?;
     let mut mistakes = config.mistakes();
     let url = SinkSecret::of("url", config.url.take(), config.url_file.take());
     let password = SinkSecret::of("password", None, config.password_file.take());
@@ -242,7 +159,8 @@ impl Sink for RedisSink {
                 Ok(())
             }
             Err(error) => {
-                self.counters.failed(&error);
+                let oldest = events.first().map(|(_, event)| event.received_at);
+                self.counters.failed(&error, oldest);
                 Err(DeliverError::Retryable(error))
             }
         }
@@ -253,7 +171,7 @@ impl Sink for RedisSink {
         questions.hlen(self.keys.totals());
         let asked = self.link.ask_all::<(u64,)>(&questions);
         asked.await.map(drop).map_err(|error| {
-            self.counters.failed(&error);
+            self.counters.failed(&error, None);
             DeliverError::Retryable(error)
         })
     }
