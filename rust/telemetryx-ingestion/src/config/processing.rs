@@ -11,8 +11,9 @@ use super::plugins::PluginConfig;
 pub struct ProcessingConfig {
     /// Most batches that a route holds in memory, read but not yet delivered.
     ///
-    /// While a sink is slow its route reads on, up to this many batches and not more bytes than `batch.max_bytes`; then it
-    /// stops until one is delivered, and logs `processing_paused` if that takes longer than a second.
+    /// While a sink is slow its route reads on, up to this many batches and, beside the one under way, not more bytes than
+    /// `batch.max_bytes`; then it stops until one is delivered, and logs `processing_paused` if that takes longer than a
+    /// second.
     ///
     /// Default: `100`. Bounds: `1` to `100000`.
     #[schemars(range(min = 1, max = 100_000))]

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use telemetryx_common::{Timestamp, wire};
 use telemetryx_journal::{
-    CursorError, Entry, FsyncPolicy, GapReason, Health, JournalOptions, Observer, Offset,
-    OpenError, ReadError, Reader, Record, Retention,
+    CursorError, Entry, FsyncPolicy, GapReason, Health, JournalOptions, MAX_STATE_BYTES, Observer,
+    Offset, OpenError, ReadError, Reader, Record, Retention,
 };
 
 use super::reserve::{self, Reserve};
@@ -410,9 +410,11 @@ fn take(delivery: &mut Delivery, entry: Entry, limit: BatchLimit) -> Option<Entr
 impl From<CursorError> for JournalError {
     fn from(error: CursorError) -> Self {
         match error {
-            CursorError::Io { .. }
-            | CursorError::InUse { .. }
-            | CursorError::StateTooLarge { .. } => Self::Io(error.to_string()),
+            CursorError::Io { .. } | CursorError::InUse { .. } => Self::Io(error.to_string()),
+            CursorError::StateTooLarge { bytes, .. } => Self::StateTooLarge {
+                bytes,
+                most: MAX_STATE_BYTES,
+            },
             CursorError::Closed { .. } => Self::Closed,
             CursorError::Name { .. }
             | CursorError::Damaged { .. }

@@ -32,6 +32,14 @@ pub enum JournalError {
     /// Reading or writing failed: try again later.
     #[error("{0}")]
     Io(String),
+    /// What is to be saved with the position is too large: the same state will be again.
+    #[error("what is to be saved takes {bytes} bytes, and {most} fit")]
+    StateTooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The largest size.
+        most: usize,
+    },
     /// The journal is closed: stop.
     #[error("the journal is closed")]
     Closed,

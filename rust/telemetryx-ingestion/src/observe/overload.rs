@@ -157,6 +157,12 @@ impl Counted {
         self.last = self.last.max(other.last);
     }
 
+    /// How often it came.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
     fn shown(self, reason: Option<&str>) -> Value {
         let last = self.last.map(|last| last.to_string());
         json!({ "reason": reason, "count": self.count, "last": last })

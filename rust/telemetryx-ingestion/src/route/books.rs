@@ -221,6 +221,10 @@ impl RouteHandle {
         tracing::info!(route = self.name(), "reading goes on");
     }
 
+    pub(super) fn is_down(&self) -> bool {
+        self.shared.status.lock().sink.state == "down"
+    }
+
     pub(super) fn sink_is_up(&self) {
         let mut status = self.shared.status.lock();
         let sink = &mut status.sink;

@@ -10,6 +10,8 @@ use crate::journal::Subscription;
 
 /// How much work a crash may repeat: a commit costs a sync of the disk.
 pub(super) const COMMIT_EVERY: Duration = Duration::from_millis(500);
+/// The longest pause between two commits, however long they take.
+const COMMIT_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// When there is nothing to wait for.
 pub(super) const NEVER: Duration = Duration::from_secs(3600);
 
@@ -24,6 +26,21 @@ pub(super) struct Saved {
     /// Dead letters that were sent again and may still lie in the control file.
     #[serde(default)]
     pub(super) redriven: Vec<i64>,
+}
+
+impl Saved {
+    /// Which of the parts takes the most room, for a person.
+    pub(super) fn largest_part(&self) -> String {
+        let processors = self.processors.as_object().into_iter().flatten();
+        let parts = processors
+            .map(|(key, state)| {
+                let name = key.split_once(':').map_or(key.as_str(), |(_, name)| name);
+                (format!("the state of the processor `{name}`"), state)
+            })
+            .chain([("the state of the sink".to_owned(), &self.sink)]);
+        let largest = parts.max_by_key(|(_, state)| state.to_string().len());
+        largest.map_or_else(String::new, |(part, _)| part)
+    }
 }
 
 /// The books in what a route saved with its cursor; `None` before its first commit.
@@ -75,6 +92,6 @@ impl CommitPace {
         self.position = position;
         self.touched = false;
         self.last = Instant::now();
-        self.every = COMMIT_EVERY.max(took * 20);
+        self.every = (took * 20).clamp(COMMIT_EVERY, COMMIT_PAUSE_MAX);
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! | file | purpose |
 //! | --- | --- |
-//! | `runner.rs` | the loop: read › filter › process › deliver › settle › commit |
+//! | `runner.rs` | [`Route`]: what it is made of; one run after the other, whatever goes wrong |
+//! | `run.rs` | one run, from the last commit on: read › filter › process › deliver › settle › commit |
+//! | `handling.rs` | one batch, from the journal's bytes until it is settled |
 //! | `pipeline.rs` | filter and processors, and what they make of a batch |
 //! | `read_ahead.rs` | what is read while the sink is still at the batch before |
 //! | `delivering.rs` | one batch to the sink, until it is delivered or dead: retry, breaker |
@@ -25,13 +27,17 @@ mod breaker;
 mod commit;
 mod delivering;
 mod filter;
+mod handling;
 mod pipeline;
 mod read_ahead;
 mod redrive;
 mod refusals;
 mod replay;
+mod run;
 mod runner;
 mod shared_sink;
+#[cfg(test)]
+mod tests;
 mod under_way;
 
 pub use batch::{Cause, EventBatch, Letter, Origin, Stretch};

@@ -5,12 +5,13 @@
 
 use telemetryx_common::wire;
 
+use super::delivering::Stopped;
 use super::runner::{Route, RouteError};
 use super::shared_sink::Delivered;
 use super::{Cause, EventBatch, Letter};
 use crate::clock;
 use crate::control::Kept;
-use crate::sinks::DeliverError;
+use crate::sinks::{DeliverError, RejectedBySink};
 
 /// Letters taken at a time.
 const AT_ONCE: u32 = 200;
@@ -21,8 +22,10 @@ pub(super) enum Redriven {
     Nothing,
     /// Some were settled; commit, then ask again.
     Some,
-    /// The sink cannot take them now; ask again later.
-    Later,
+    /// The sink cannot take them now, for this reason; ask again later.
+    Later(String),
+    /// The route is to stop, and nobody knows whether the sink has a letter: no commit any more.
+    Stopped,
 }
 
 /// Sends some of the letters that wait.
@@ -38,8 +41,15 @@ pub(super) async fn serve(route: &mut Route) -> Result<Redriven, RouteError> {
             done = Redriven::Some;
             continue;
         }
+        if !route.deliverer.sink.rests_for().is_zero() {
+            let why = "its destination wants to be left alone for a while";
+            return Ok(Redriven::Later(why.to_owned()));
+        }
         done = Redriven::Some;
-        match send(route, &letter).await {
+        let Ok(sent) = send(route, &letter).await else {
+            return Ok(Redriven::Stopped);
+        };
+        match sent {
             Ok(delivered) => {
                 route.redriven.push(letter.id);
                 if !route.handle.redriven(delivered) {
@@ -57,15 +67,7 @@ pub(super) async fn serve(route: &mut Route) -> Result<Redriven, RouteError> {
                     .map_or_else(Default::default, |why| (why.code, why.message));
                 bury_again(route, letter.id, code, message).await?;
             }
-            Err(error) => {
-                let error = error.to_string();
-                tracing::warn!(
-                    route = route.handle.name(),
-                    error,
-                    "dead letters cannot be sent again now"
-                );
-                return Ok(Redriven::Later);
-            }
+            Err(error) => return Ok(Redriven::Later(error.to_string())),
         }
     }
     Ok(done)
@@ -77,9 +79,30 @@ async fn bury_again(route: &Route, id: i64, code: &str, message: String) -> Resu
 }
 
 /// True if the sink has it now; false if the route does not want it any more.
-async fn send(route: &Route, letter: &Kept) -> Result<bool, DeliverError> {
+///
+/// # Errors
+/// [`Stopped`]; the inner error is the sink's, or a processor's.
+async fn send(route: &Route, letter: &Kept) -> Result<Result<bool, DeliverError>, Stopped> {
+    let mut batch = match batch_of(route, letter).await {
+        Ok(batch) if batch.is_empty() => return Ok(Ok(false)),
+        Ok(batch) => batch,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut done = Delivered::default();
+    let attempt = route.deliverer.attempt(&mut batch, &mut done, false);
+    if let Err(error) = attempt.await? {
+        return Ok(Err(DeliverError::Retryable(error)));
+    }
+    Ok(match done.rejected.into_iter().next() {
+        None => Ok(true),
+        Some((_, event)) => Err(DeliverError::Rejected(vec![event])),
+    })
+}
+
+/// The letter's event, processed.
+async fn batch_of<'l>(route: &Route, letter: &'l Kept) -> Result<EventBatch<'l>, DeliverError> {
     let rejected = |code, message| {
-        DeliverError::Rejected(vec![crate::sinks::RejectedBySink {
+        DeliverError::Rejected(vec![RejectedBySink {
             index: 0,
             code,
             message,
@@ -100,17 +123,8 @@ async fn send(route: &Route, letter: &Kept) -> Result<bool, DeliverError> {
         .process(&mut batch)
         .await
         .map_err(DeliverError::Retryable)?;
-    if let Some(refused) = refused.into_iter().next() {
-        return Err(rejected("processing", refused.message));
-    }
-    if batch.is_empty() {
-        return Ok(false);
-    }
-    let mut done = Delivered::default();
-    let delivered = route.deliverer.sink.deliver(&mut batch, &mut done).await;
-    delivered.map_err(DeliverError::Retryable)?;
-    match done.rejected.into_iter().next() {
-        None => Ok(true),
-        Some((_, event)) => Err(DeliverError::Rejected(vec![event])),
+    match refused.into_iter().next() {
+        Some(refused) => Err(rejected("processing", refused.message)),
+        None => Ok(batch),
     }
 }

@@ -63,6 +63,7 @@ impl Replayer {
             "replay"
         );
         while replay.state == ReplayState::Pending {
+            tokio::time::sleep(self.sink.rests_for()).await;
             let step = AssertUnwindSafe(self.step(&mut replay))
                 .catch_unwind()
                 .await;
@@ -73,7 +74,9 @@ impl Replayer {
                 return;
             };
             if let Err(error) = done {
-                tracing::warn!(route = replay.route, error, "the replay waits");
+                if replay.error.is_none() {
+                    tracing::warn!(route = replay.route, error, "the replay waits");
+                }
                 replay.error = Some(error);
                 self.save(&replay).await;
                 tokio::time::sleep(PAUSE).await;

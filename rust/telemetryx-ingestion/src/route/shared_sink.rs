@@ -1,7 +1,7 @@
 //! A route's sink, shared by the route and its replays: one batch at a time, whoever brings it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
@@ -49,6 +49,14 @@ impl SharedSink {
     /// For what needs no turn.
     pub(super) fn get(&self) -> &dyn Sink {
         &*self.sink
+    }
+
+    /// How long the destination wants to be left alone.
+    pub(super) fn rests_for(&self) -> Duration {
+        let until = self.sink.not_before();
+        until.map_or(Duration::ZERO, |at| {
+            at.saturating_duration_since(Instant::now())
+        })
     }
 
     /// Delivers the batch and leaves it empty. What the sink will never take is found by halves where it does not say
@@ -102,6 +110,7 @@ impl SharedSink {
                     done.reject(&mut refused);
                 }
                 Err(Undelivered::Halve) => {
+                    give_way().await;
                     let behind = part.split_off(part.len() / 2);
                     parts.extend([behind, part]);
                 }
@@ -110,6 +119,7 @@ impl SharedSink {
                     break Some(words);
                 }
                 Err(Undelivered::Refused(why)) => {
+                    give_way().await;
                     let doubt = match part.cause() {
                         // An operator asks for this one event.
                         Cause::Redrive(_) => None,
@@ -167,6 +177,7 @@ impl SharedSink {
                 .into_iter()
                 .map(|event| (part.remove(event.index).0, event));
             done.rejected.extend(taken_out);
+            give_way().await;
         }
         Ok(Taken::None)
     }
@@ -184,6 +195,11 @@ enum Taken {
     Some,
     /// It rejected every event.
     None,
+}
+
+/// There may be thousands of parts to come, of a sink that never waits: whoever wants to break it off can here.
+async fn give_way() {
+    tokio::task::yield_now().await;
 }
 
 /// Why a part was not delivered.

@@ -112,7 +112,17 @@ pub trait Sink: Send + Sync {
         None
     }
 
-    /// Until when the destination asked to be left alone, after an error. The route waits that long before it tries again.
+    /// What it keeps should be written soon: [`keeps_until`](Self::keeps_until) says now, unless it must not be written yet.
+    fn hurry(&self) {}
+
+    /// True if a failure to deliver never comes of the batch: then `retry.attempts` do not count, and no event becomes a dead
+    /// letter because of them.
+    fn tries_for_ever(&self) -> bool {
+        false
+    }
+
+    /// Until when the destination asked to be left alone, after an error. Nothing is delivered before: neither by the route
+    /// nor by a replay, nor a dead letter again.
     fn not_before(&self) -> Option<Instant> {
         None
     }
