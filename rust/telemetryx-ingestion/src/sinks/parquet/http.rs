@@ -1,5 +1,5 @@
 //! HTTP to an object store: TLS as every sink has it, and a deadline that counts from the last byte that went or came, so
-//! that a large part over a slow line is not given up while it moves.
+//! that a large part over a slow line is not given up while it moves; but not at a crawl for ever.
 
 use std::error::Error;
 use std::pin::{Pin, pin};
@@ -23,6 +23,11 @@ use rustls::ClientConfig;
 const FRAME_BYTES_MAX: usize = 64 << 10;
 /// The most that is read of an answer. The largest one is a plan.
 const ANSWER_BYTES_MAX: usize = super::plan::PLAN_BYTES_MAX;
+
+/// The slowest exchange that is waited for, over all of its time.
+const BYTES_PER_SECOND_MIN: u64 = 1 << 10;
+/// Beside that, so many times the wait for the next byte.
+const WAITS_MAX: u32 = 3;
 
 /// Makes clients for an object store.
 #[derive(Debug)]
@@ -66,17 +71,14 @@ impl HttpService for WatchedClient {
         let progress = Progress::default();
         let mut exchange = pin!(self.exchange(request, &progress));
         loop {
-            let deadline = progress.last() + self.timeout;
+            let (deadline, why) = progress.deadline(self.timeout);
             tokio::select! {
                 biased;
                 done = &mut exchange => return done,
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
-            if progress.last() + self.timeout <= Instant::now() {
-                return Err(HttpError::new(
-                    HttpErrorKind::Timeout,
-                    NoProgress(self.timeout),
-                ));
+            if progress.deadline(self.timeout).0 <= Instant::now() {
+                return Err(HttpError::new(HttpErrorKind::Timeout, why));
             }
         }
     }
@@ -101,13 +103,13 @@ impl WatchedClient {
             progress: progress.clone(),
         }));
         let answer = self.client.execute(request).await.map_err(failed)?;
-        progress.moved();
+        progress.moved(0);
         let answer: http::Response<reqwest::Body> = answer.into();
         let (parts, mut body) = answer.into_parts();
         let mut bytes = Vec::new();
         while let Some(frame) = body.frame().await {
-            progress.moved();
             if let Ok(data) = frame.map_err(failed)?.into_data() {
+                progress.moved(data.len());
                 bytes.extend_from_slice(&data);
             }
             if bytes.len() > ANSWER_BYTES_MAX {
@@ -121,23 +123,45 @@ impl WatchedClient {
     }
 }
 
-/// When a byte last moved.
+/// How far an exchange is.
 #[derive(Clone)]
-struct Progress(Arc<Mutex<Instant>>);
+struct Progress(Arc<Mutex<Moved>>);
+
+struct Moved {
+    since: Instant,
+    last: Instant,
+    bytes: u64,
+}
 
 impl Default for Progress {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Instant::now())))
+        let now = Instant::now();
+        Self(Arc::new(Mutex::new(Moved {
+            since: now,
+            last: now,
+            bytes: 0,
+        })))
     }
 }
 
 impl Progress {
-    fn moved(&self) {
-        *self.0.lock() = Instant::now();
+    fn moved(&self, bytes: usize) {
+        let mut moved = self.0.lock();
+        moved.last = Instant::now();
+        moved.bytes += bytes as u64;
     }
 
-    fn last(&self) -> Instant {
-        *self.0.lock()
+    /// When it is given up if nothing more moves until then, and why.
+    fn deadline(&self, timeout: Duration) -> (Instant, GivenUp) {
+        let moved = self.0.lock();
+        let quiet = moved.last + timeout;
+        let allowed = timeout * WAITS_MAX + Duration::from_secs(moved.bytes / BYTES_PER_SECOND_MIN);
+        let crawling = moved.since + allowed;
+        if quiet <= crawling {
+            (quiet, GivenUp::Quiet(timeout))
+        } else {
+            (crawling, GivenUp::Crawling(moved.bytes, allowed))
+        }
     }
 }
 
@@ -166,8 +190,8 @@ impl Body for WatchedBody {
                 ended => return ended,
             }
         }
-        this.progress.moved();
         let length = this.rest.len().min(FRAME_BYTES_MAX);
+        this.progress.moved(length);
         Poll::Ready(Some(Ok(Frame::data(this.rest.split_to(length)))))
     }
 
@@ -185,8 +209,12 @@ impl Body for WatchedBody {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("nothing moved for {0:?}")]
-struct NoProgress(Duration);
+enum GivenUp {
+    #[error("nothing moved for {0:?}")]
+    Quiet(Duration),
+    #[error("only {0} bytes moved in {1:?}")]
+    Crawling(u64, Duration),
+}
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -207,4 +235,29 @@ fn failed(error: reqwest::Error) -> HttpError {
         cause = inner.source();
     }
     HttpError::new(kind, Told(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_moves_slowly_is_waited_for_and_what_crawls_is_not() {
+        let timeout = Duration::from_secs(10);
+        let after = |bytes: usize, seconds: u64| {
+            let progress = Progress::default();
+            progress.0.lock().since = Instant::now() - Duration::from_secs(seconds);
+            progress.moved(bytes);
+            let (deadline, why) = progress.deadline(timeout);
+            (deadline > Instant::now(), why.to_string())
+        };
+        assert_eq!(after(0, 5), (true, "nothing moved for 10s".to_owned()));
+        // 8 MiB at 100 KiB/s.
+        assert!(after(8 << 20, 82).0);
+        // A byte every nine seconds.
+        assert_eq!(
+            after(4, 36),
+            (false, "only 4 bytes moved in 30s".to_owned())
+        );
+    }
 }

@@ -9,10 +9,12 @@
 //! | `piece.rs` | a piece: files that are encoded as rows come |
 //! | `rows.rs` | the schema, and events as columns |
 //! | `names.rs` | folders and names |
-//! | `store.rs` | where the store is, and what is done with it |
+//! | `location.rs` | where the store is, and who we are there |
+//! | `store.rs` | what is done with it |
 //! | `http.rs` | connections: TLS and deadlines |
 
 mod http;
+mod location;
 mod names;
 mod piece;
 mod plan;
@@ -29,7 +31,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use self::store::{Location, Store};
+use self::location::Location;
+use self::store::Store;
 use self::writer::{Roll, Writer};
 use super::tls::TlsFiles;
 use super::{DeliverError, Sink, SinkContext, SinkFactory, timeout};
@@ -112,6 +115,8 @@ struct Open {
 #[derive(Default)]
 struct Shared {
     due: Option<Instant>,
+    /// What is kept must not be written yet.
+    rebuilding: bool,
     /// The route has gone back: what is kept is to be forgotten.
     forget: bool,
 }
@@ -153,15 +158,15 @@ impl Sink for ParquetSink {
                 let taken = tokio::task::block_in_place(|| writer.take(batch, stretch));
                 taken.map_err(str::to_owned)
             }
-            Cause::Redrive(letter) => {
-                writer::write_letter(&self.route, store, batch, letter).await?;
-                // The letter is settled with the next commit.
-                writer.hurry();
-                Ok(())
-            }
+            Cause::Redrive(letter) => writer::write_letter(&self.route, store, batch, letter).await,
             Cause::Replay => Err("it takes no replay".to_owned()),
         })
-        .await
+        .await?;
+        if matches!(batch.cause(), Cause::Redrive(_)) {
+            // The letter is settled with the next commit.
+            self.hurry();
+        }
+        Ok(())
     }
 
     async fn flush(&self) -> Result<(), DeliverError> {
@@ -176,6 +181,18 @@ impl Sink for ParquetSink {
         self.shared.lock().due
     }
 
+    fn hurry(&self) {
+        let mut shared = self.shared.lock();
+        if shared.due.is_some() && !shared.rebuilding {
+            shared.due = Some(Instant::now());
+        }
+    }
+
+    fn tries_for_ever(&self) -> bool {
+        // Whatever fails is the store, or the way to it.
+        true
+    }
+
     async fn check(&self) -> Result<(), DeliverError> {
         self.work(async |_, store| store.check(&self.route).await)
             .await
@@ -183,8 +200,8 @@ impl Sink for ParquetSink {
 
     fn restore(&self, _state: Value) -> Result<(), PluginError> {
         *self.shared.lock() = Shared {
-            due: None,
             forget: true,
+            ..Shared::default()
         };
         Ok(())
     }
@@ -215,7 +232,10 @@ impl ParquetSink {
         if done.is_err() {
             *store = None;
         }
-        self.shared.lock().due = writer.due();
+        let mut shared = self.shared.lock();
+        shared.due = writer.due();
+        shared.rebuilding = writer.is_rebuilding();
+        drop(shared);
         done.map_err(DeliverError::Retryable)
     }
 

@@ -63,9 +63,10 @@ pub(super) fn piece(route: &str, log: u128, first: u64, end: u64, check: u32) ->
     format!("{route}-{log:032x}-{first}-{end}-{check:08x}.parquet")
 }
 
-/// The name of the files of a dead letter that was sent again.
-pub(super) fn letter(route: &str, log: u128, number: i64) -> String {
-    format!("{route}-{log:032x}-letter-{number}.parquet")
+/// The name of the files of a dead letter that was sent again. `check` tells it from one of the same number in a data
+/// directory that was put back from a backup.
+pub(super) fn letter(route: &str, log: u128, number: i64, check: u32) -> String {
+    format!("{route}-{log:032x}-letter-{number}-{check:08x}.parquet")
 }
 
 /// Where the plan of a route is.

@@ -35,6 +35,9 @@ pub(super) struct PlannedPiece {
     pub(super) first: u64,
     pub(super) end: u64,
     pub(super) files: Vec<PlannedFile>,
+    /// About how many bytes it took in memory.
+    #[serde(default)]
+    pub(super) bytes: usize,
     /// Files of an earlier try that are no part of it any more: to be removed once the others are there.
     #[serde(default)]
     pub(super) stale: Vec<String>,

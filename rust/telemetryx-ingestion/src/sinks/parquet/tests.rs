@@ -1,161 +1,22 @@
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use arrow_array::cast::AsArray;
-use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::TryStreamExt;
-use futures_util::stream::BoxStream;
-use object_store::memory::InMemory;
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult,
-};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
 use telemetryx_common::{Event, EventType, Timestamp};
 
+use self::faulty::{Fault, Faulty, ids};
 use super::piece::Piece;
-use super::store::Store;
 use super::writer::{Roll, Writer};
 use super::*;
-use crate::route::{EventBatch, Origin, Stretch};
+use crate::route::{EventBatch, Letter, Origin, Stretch};
+
+mod faulty;
+mod settings;
 
 const LOG: u128 = 0xabc;
-
-/// A store in memory, of which each operation can fail, before or after it did its work.
-#[derive(Debug)]
-struct Faulty {
-    inner: InMemory,
-    faults: Vec<Fault>,
-    done: AtomicUsize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    None,
-    Before,
-    /// The answer is lost.
-    After,
-}
-
-impl Faulty {
-    fn next(&self) -> Fault {
-        let place = self.done.fetch_add(1, Ordering::Relaxed);
-        self.faults.get(place).copied().unwrap_or(Fault::None)
-    }
-
-    fn broken<T>() -> object_store::Result<T> {
-        Err(object_store::Error::Generic {
-            store: "faulty",
-            source: "it broke".into(),
-        })
-    }
-}
-
-impl fmt::Display for Faulty {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "faulty")
-    }
-}
-
-#[async_trait]
-impl ObjectStore for Faulty {
-    async fn put_opts(
-        &self,
-        path: &Path,
-        payload: PutPayload,
-        options: PutOptions,
-    ) -> object_store::Result<PutResult> {
-        let fault = self.next();
-        if fault == Fault::Before {
-            return Self::broken();
-        }
-        let done = self.inner.put_opts(path, payload, options).await?;
-        match fault {
-            Fault::None => Ok(done),
-            _ => Self::broken(),
-        }
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        path: &Path,
-        options: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(path, options).await
-    }
-
-    async fn get_opts(&self, path: &Path, options: GetOptions) -> object_store::Result<GetResult> {
-        match self.next() {
-            Fault::None => self.inner.get_opts(path, options).await,
-            _ => Self::broken(),
-        }
-    }
-
-    fn delete_stream(
-        &self,
-        paths: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        match self.next() {
-            Fault::None => self.inner.delete_stream(paths),
-            _ => Box::pin(futures_util::stream::once(async { Self::broken() })),
-        }
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(
-        &self,
-        from: &Path,
-        to: &Path,
-        options: CopyOptions,
-    ) -> object_store::Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
-}
-
-/// Every id in the files that readers look at, with how often it is there.
-async fn ids(store: &InMemory) -> BTreeMap<String, usize> {
-    let mut ids = BTreeMap::new();
-    let objects: Vec<_> = store.list(None).try_collect().await.unwrap();
-    for object in objects {
-        if !object.location.as_ref().starts_with("type=") {
-            continue;
-        }
-        let bytes = store.get(&object.location).await.unwrap();
-        let bytes = bytes.bytes().await.unwrap();
-        for id in column(bytes, "id") {
-            *ids.entry(id).or_default() += 1;
-        }
-    }
-    ids
-}
-
-fn column(file: Bytes, name: &str) -> Vec<String> {
-    let batches = ParquetRecordBatchReaderBuilder::try_new(file)
-        .unwrap()
-        .build()
-        .unwrap();
-    let mut values = Vec::new();
-    for batch in batches {
-        let batch = batch.unwrap();
-        let column = batch.column_by_name(name).unwrap();
-        let column = column.as_string::<i32>();
-        values.extend(column.iter().map(|value| value.unwrap().to_owned()));
-    }
-    values
-}
 
 fn event(id: &str, event_type: u64, hour: u64) -> Event<'static> {
     let ts = i64::try_from(hour).unwrap() * 3_600_000_000_000;
@@ -207,12 +68,8 @@ async fn run(
     flushes: &[bool],
     crashes: &[bool],
 ) -> Result<(), TestCaseError> {
-    let faulty = Arc::new(Faulty {
-        inner: InMemory::new(),
-        faults,
-        done: AtomicUsize::new(0),
-    });
-    let store = Store::over(Arc::clone(&faulty) as Arc<dyn ObjectStore>);
+    let faulty = Faulty::new(faults);
+    let store = faulty.store(None);
     let mut crashes = crashes.iter().copied();
     let mut crash = || crashes.next().unwrap_or(false);
     let (mut cuts, mut flushes) = (cuts.iter().cycle(), flushes.iter().cycle());
@@ -300,13 +157,8 @@ proptest! {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn other_events_at_the_same_offsets_are_never_written_over_those_before() {
-    let faulty = Arc::new(Faulty {
-        inner: InMemory::new(),
-        // The plan is read and written; the piece is written; then the process is killed.
-        faults: Vec::new(),
-        done: AtomicUsize::new(0),
-    });
-    let store = Store::over(Arc::clone(&faulty) as Arc<dyn ObjectStore>);
+    let faulty = Faulty::new(Vec::new());
+    let store = faulty.store(None);
     for id in ["before", "after"] {
         let mut writer = Writer::new("r", ROLL);
         let stretch = Stretch {
@@ -328,12 +180,8 @@ async fn other_events_at_the_same_offsets_are_never_written_over_those_before() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_that_cannot_be_understood_stops_writing() {
-    let faulty = Arc::new(Faulty {
-        inner: InMemory::new(),
-        faults: Vec::new(),
-        done: AtomicUsize::new(0),
-    });
-    let store = Store::over(Arc::clone(&faulty) as Arc<dyn ObjectStore>);
+    let faulty = Faulty::new(Vec::new());
+    let store = faulty.store(None);
     let (_, stretch) = batch(0, 1, &[]);
     let plan = names::plan("r", LOG);
     for (json, words) in [
@@ -404,76 +252,82 @@ fn what_is_held_is_what_is_told_and_many_files_are_written_early() {
     assert!(files[0].content.iter().all(|chunk| chunk.len() <= 1 << 20));
 }
 
-#[test]
-fn settings_that_cannot_work_are_named() {
-    let construct = |settings: &str| {
-        let context = SinkContext {
-            route: "r",
-            data_dir: std::path::Path::new("."),
-            emitter: &crate::sinks::Emitter::default(),
+#[tokio::test(flavor = "multi_thread")]
+async fn only_an_object_that_the_store_says_is_missing_is_taken_for_missing() {
+    let faulty = Faulty::new(Vec::new());
+    let store = faulty.store(Some("<Code>NoSuchKey</Code>"));
+    let far = "x".repeat(2000);
+    for (words, is_absent) in [
+        ("<Error><Code>NoSuchKey</Code></Error>".to_owned(), true),
+        (format!("{far}<Error><Code>NoSuchKey</Code></Error>"), true),
+        (
+            "<Code>NoSuchBucket</Code><BucketName>NoSuchKey</BucketName>".to_owned(),
+            false,
+        ),
+        (format!("{far}<Code>NoSuchBucket</Code>"), false),
+        ("<html>404 Not Found</html>".to_owned(), false),
+        (String::new(), false),
+    ] {
+        *faulty.not_found.lock() = Some(words.clone());
+        let read = store.read("x").await;
+        assert_eq!(read.is_ok_and(|read| read.is_none()), is_absent, "{words}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_piece_that_was_begun_is_not_cut_because_pieces_are_smaller_now() {
+    let faulty = Faulty::new(Vec::new());
+    let store = faulty.store(None);
+    let half = |from: u64| {
+        let stretch = Stretch {
+            log: LOG,
+            first: from,
+            end: from + 50,
+            part: 0,
         };
-        let made = construct(toml::from_str(settings).unwrap(), context);
-        made.map(|_| ()).map_err(|error| error.to_string())
+        let mut batch = EventBatch::new(Cause::Journal(stretch), Timestamp::UNIX_EPOCH);
+        for offset in from..from + 50 {
+            let mut large = event(&format!("e{offset}"), 1, 1);
+            large.payload = "x".repeat(20_000).into();
+            batch.push(offset, large);
+        }
+        (batch, stretch)
     };
-    for (settings, words) in [
-        ("", "missing field `url`"),
-        ("url = 'http://h/b'", "`url`: it must be s3://"),
-        ("url = 's3:///x'", "`url`: it must be s3://"),
-        ("url = 'file://host/x'", "`url`: it must be s3://"),
-        ("url = 's3://me:secret@b/x'", "belongs under `options`"),
-        ("url = 's3://b/x?sig=1'", "belongs under `options`"),
-        (
-            "url = 's3://b'\noptions = { regio = 'eu' }",
-            "`options.regio`: the store has no",
-        ),
-        (
-            "url = 's3://b'\noptions = { region = [] }",
-            "`options.region`: it must be",
-        ),
-        (
-            "url = 's3://b'\noptions = { timeout = '1s' }",
-            "`options.timeout`: connections are",
-        ),
-        (
-            "url = 'file:///x'\noptions = { region = 'eu' }",
-            "`options.region`: the store has no",
-        ),
-        ("url = 'file:///x'\ntls = {}", "`tls` is set"),
-        (
-            "url = 's3://b'\ntls = {}\noptions = { endpoint = 'http://h' }",
-            "`tls` is set",
-        ),
-        (
-            "url = 's3://b'\ntls = { ca_file = '/no/such' }",
-            "`tls.ca_file`",
-        ),
-        (
-            "url = 's3://b'\noptions = { secret_access_key_file = '/no/such' }",
-            "`options.secret_access_key_file`",
-        ),
-        (
-            "url = 's3://b'\noptions = { token = 'x', token_file = '/etc/hostname' }",
-            "both set",
-        ),
-        ("url = 's3://b'\nroll = { bytes = '1KiB' }", "`roll.bytes`"),
-        ("url = 's3://b'\nroll = { age = '1ms' }", "`roll.age`"),
-        (
-            "url = 's3://b'\nroll = { size = '1MiB' }",
-            "unknown field `size`",
-        ),
-        ("url = 's3://b'\ntimeout = '0s'", "`timeout`"),
-    ] {
-        let told = construct(settings).unwrap_err();
-        assert!(told.contains(words), "{settings}: {told}");
+    // The service is killed between the flush and the commit, and starts with another config.
+    let small = Roll {
+        bytes: 64 << 10,
+        ..ROLL
+    };
+    for roll in [ROLL, small] {
+        let mut writer = Writer::new("r", roll);
+        for (batch, stretch) in [half(0), half(50)] {
+            let is_cut = writer.due().is_some_and(|due| due <= Instant::now());
+            assert!(!is_cut, "it would be written in part");
+            writer.open(&store, stretch).await.unwrap();
+            writer.take(&batch, stretch).unwrap();
+        }
+        writer.flush(&store).await.unwrap();
     }
-    for settings in [
-        "url = 'file:///not/there/yet'",
-        "url = 's3://b/c'\noptions = { endpoint = 'http://h:1', access_key_id = 'a', secret_access_key = 'b' }",
-        "url = 's3://b'\noptions = { endpoint = 'http://h:1', virtual_hosted_style_request = false }",
-        "url = 'gs://b/c'\noptions = { base_url = 'http://h:1', skip_signature = true }",
-        "url = 'az://c/d'\noptions = { account_name = 'a', access_key = 'YQ==', endpoint = 'http://h:1/a' }",
-    ] {
-        let made = construct(settings);
-        assert_eq!(made, Ok(()), "{settings}");
+    let there = ids(&faulty.inner).await;
+    assert_eq!((there.len(), there.values().max()), (100, Some(&1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_dead_letter_of_the_same_number_is_not_written_over_the_first() {
+    let faulty = Faulty::new(Vec::new());
+    let letter = Letter {
+        log: LOG,
+        number: 7,
+    };
+    for id in ["a", "a", "b"] {
+        let mut batch = EventBatch::new(Cause::Redrive(letter), Timestamp::UNIX_EPOCH);
+        batch.push(3, event(id, 1, 1));
+        let written = writer::write_letter("r", &faulty.store(None), &batch, letter).await;
+        written.unwrap();
     }
+    let there = ids(&faulty.inner).await;
+    assert_eq!(
+        there,
+        BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 1)])
+    );
 }

@@ -89,13 +89,6 @@ impl Writer {
         self.due
     }
 
-    /// What it keeps shall be written soon.
-    pub(super) fn hurry(&mut self) {
-        if self.due.is_some() && !self.is_rebuilding() {
-            self.due = Some(Instant::now());
-        }
-    }
-
     /// Finds out what an earlier run was about to write of this log, from `first` on.
     ///
     /// # Errors
@@ -217,19 +210,22 @@ impl Writer {
         let now = Instant::now();
         let bytes: usize = self.growing().map(|growing| growing.piece.bytes()).sum();
         let files: usize = self.growing().map(|growing| growing.piece.files()).sum();
-        let full = |times: usize| {
-            bytes >= self.roll.bytes.saturating_mul(times) || files >= FILES_MAX * times
-        };
         let rebuilt = self.closed.iter().any(|growing| growing.planned.is_some());
         if self.broken.is_some() {
             now
         } else if self.is_rebuilding() {
-            // It fitted before: it is much larger only if the route wants more than before.
-            match full(4) {
+            // It fitted before, and `roll.bytes` may have been larger then: it is much larger only if the route wants more
+            // than before.
+            let planned = self
+                .growing()
+                .filter_map(|growing| growing.planned.as_ref());
+            let before: usize = planned.map(|piece| piece.bytes).sum();
+            let bytes_max = self.roll.bytes.max(before).saturating_mul(4);
+            match bytes >= bytes_max || files >= 4 * FILES_MAX {
                 true => now,
                 false => now + REBUILD_WAIT,
             }
-        } else if rebuilt || full(1) {
+        } else if rebuilt || bytes >= self.roll.bytes || files >= FILES_MAX {
             now
         } else {
             self.since.unwrap_or(now) + self.roll.age
@@ -281,11 +277,13 @@ impl Writer {
         for growing in self.closed.drain(..) {
             let (first, end) = growing.piece.range();
             let name = names::piece(&self.route, log, first, end, growing.piece.check());
+            let bytes = growing.piece.bytes();
             let finished = growing.piece.finish();
             let mut planned = PlannedPiece {
                 name,
                 first,
                 end,
+                bytes,
                 files: Vec::new(),
                 stale: Vec::new(),
             };
@@ -373,10 +371,10 @@ pub(super) async fn write_letter(
         for (origin, event) in batch.iter() {
             piece.push(origin, 0, event)?;
         }
-        piece.finish()
+        let name = names::letter(route, letter.log, letter.number, piece.check());
+        Ok::<_, ParquetError>((name, piece.finish()?))
     };
-    let files = tokio::task::block_in_place(encode).map_err(|error| error.to_string())?;
-    let name = names::letter(route, letter.log, letter.number);
+    let (name, files) = tokio::task::block_in_place(encode).map_err(|error| error.to_string())?;
     for file in files {
         let path = format!("{}/{name}", file.folder);
         store.write(&path, &file.content).await?;
