@@ -147,7 +147,7 @@ fn model(plan: &Plan, events: &[Event<'_>]) -> (BTreeMap<(i64, String), Numbers>
     (windows, late)
 }
 
-/// A route that runs as `route/runner.rs` does, on a disk and a sink that are variables.
+/// A route that runs as `route/run.rs` does, on a disk and a sink that are variables.
 struct Route<'e> {
     plan: Plan,
     events: &'e [Event<'static>],
@@ -347,7 +347,7 @@ fn every_window_is_emitted_exactly_once_with_the_right_numbers_whatever_crashes(
     }
 }
 
-/// The same with the real thing: what the simulated route above takes for granted of `route/runner.rs`.
+/// The same with the real thing: what the simulated route above takes for granted of `route/run.rs`.
 #[test]
 fn windows_of_the_real_service_add_up_after_kills() {
     let mut rng = TestSeed::new();
