@@ -307,7 +307,7 @@ fn a_check_names_each_wrong_key_and_shows_no_secret() {
         service().config(&config).run(&["check"])
     };
     for (sink, words) in [
-        ("", "`url` is missing"),
+        ("", "`url` or `url_file` is missing"),
         ("url: 'localhost:1'", "`url` must be http://host:port"),
         ("url: 'http://h:1', tls: {}", "does not say `https://`"),
         (

@@ -388,7 +388,7 @@ fn check_names_each_wrong_key() {
         service().config(&config).run(&["check"])
     };
     for (sink, words) in [
-        ("", "`url` is missing"),
+        ("", "`url` or `url_file` is missing"),
         ("url: \"http://h\", database: \"\"", "`database`"),
         ("url: \"http://h\", partition: year", "`month` or `day`"),
         ("url: \"http://a:b@h\", user: c", "leave one out"),

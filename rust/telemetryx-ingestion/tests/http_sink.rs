@@ -531,7 +531,7 @@ fn check_names_each_wrong_key_and_shows_no_secret() {
         service().config(&config).run(&["check"])
     };
     for (sink, words) in [
-        ("", "`url` is missing"),
+        ("", "`url` or `url_file` is missing"),
         ("url: \"ftp://h\"", "`url` must be http://"),
         ("url: \"http://h\", tls: {}", "`tls` is set"),
         ("url: \"http://h\", timeout: 0s", "`timeout`"),

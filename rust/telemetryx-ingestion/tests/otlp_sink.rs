@@ -501,7 +501,7 @@ fn other_kinds_of_servers_and_wrong_keys_are_named() {
         service().config(&config).run(&["check"])
     };
     for (sink, words) in [
-        ("", "`url` is missing"),
+        ("", "`url` or `url_file` is missing"),
         ("url: \"http://h\", protocol: udp", "`http` or `grpc`"),
         (
             "url: \"http://h\", protocol: grpc, compression: zstd",

@@ -62,7 +62,7 @@ fn postgres() {
         ),
         Trouble::new(
             "table gone",
-            "events",
+            "to have it made anew",
             reload("ALTER TABLE events RENAME TO gone"),
             reload("ALTER TABLE gone RENAME TO events"),
         ),

@@ -515,7 +515,7 @@ fn check_names_each_wrong_key_and_shows_no_secret() {
         service().config(&config).run(&["check"])
     };
     for (sink, word) in [
-        ("", "`url` is missing"),
+        ("", "`url` or `url_file` is missing"),
         ("url: \"http://h\"", "`url` must be redis://"),
         ("url: \"redis://h\", prefix: \"a{b\"", "`prefix`"),
         ("url: \"redis://h\", minutes_ttl: 1s", "`minutes_ttl`"),

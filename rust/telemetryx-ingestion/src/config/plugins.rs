@@ -161,12 +161,53 @@ fn mask_password(text: &str) -> String {
         let (name, _) = user.split_once(':')?;
         Some(format!("{scheme}://{name}:{MASK}@{host}{path}"))
     });
-    masked.unwrap_or_else(|| text.to_owned())
+    mask_from_secret(masked.unwrap_or_else(|| text.to_owned()))
+}
+
+/// `host=db password=secret` as `host=db password=***`, and the query of a URL likewise. Where a secret ends depends on who
+/// reads it, so nothing behind it is shown.
+fn mask_from_secret(mut text: String) -> String {
+    let begins = text.match_indices('=').find(|(at, _)| {
+        let before = text.get(..*at).unwrap_or_default().trim_end();
+        let name = before.rsplit(|c: char| c.is_whitespace() || matches!(c, '?' | '&' | ';' | '#'));
+        name.into_iter().next().is_some_and(sounds_secret)
+    });
+    if let Some((at, _)) = begins {
+        text.truncate(at + 1);
+        text.push_str(MASK);
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::SinkConfig;
+
+    #[test]
+    fn secrets_in_texts_of_pairs_are_masked_to_the_end() {
+        for (text, shown) in [
+            (
+                "host=db user=me password=hunter2 dbname=x",
+                "host=db user=me password=***",
+            ),
+            ("host=db PASSWORD = 'hunter 2'", "host=db PASSWORD =***"),
+            (
+                "https://a.example/hook?v=1&token=hunter2&x=1",
+                "https://a.example/hook?v=1&token=***",
+            ),
+            (
+                "postgres://u:hunter2@h/db?sslpassword=hunter2",
+                "postgres://u:***@h/db?sslpassword=***",
+            ),
+            (
+                "host=db user=me passfile=/run/pass",
+                "host=db user=me passfile=/run/pass",
+            ),
+            ("file:///lake", "file:///lake"),
+        ] {
+            assert_eq!(super::mask_password(text), shown);
+        }
+    }
 
     #[test]
     fn what_sounds_like_a_secret_is_never_shown() {

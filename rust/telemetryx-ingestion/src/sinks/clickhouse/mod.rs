@@ -97,7 +97,9 @@ fn construct(
     });
     let has_login = config.user.is_some() || password.is_some();
     let login = Login {
-        user: config.user,
+        user: config
+            .user
+            .or_else(|| has_login.then(|| "default".to_owned())),
         password,
     };
     let web = Web::new(WebConfig {

@@ -16,7 +16,7 @@ use crate::sinks::http2::{self, Tasks};
 use crate::sinks::secret::SinkSecret;
 use crate::sinks::tls::TlsFiles;
 
-const MISSING: &str = "`url` is missing: `http://127.0.0.1:50061`, for example";
+const MISSING: &str = "`url` or `url_file` is missing: `http://127.0.0.1:50061`, for example";
 const WRONG: &str = "`url` must be http://host:port, or https://host:port for TLS";
 
 /// Where the brain is, and how to come in.

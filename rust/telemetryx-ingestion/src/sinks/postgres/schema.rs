@@ -225,7 +225,12 @@ pub(super) async fn verify(connection: &Connection, settings: &Settings) -> Resu
         .await?;
     let wrong = |words: String| Err(Failure::Retry(format!("table {}{words}", settings.events)));
     let Some(first) = rows.first() else {
-        return wrong(" is missing".to_owned());
+        // It was made once, and whoever removed it may put it back.
+        return wrong(format!(
+            " is missing; to have it made anew: DELETE FROM {} WHERE \"table\" = '{}'",
+            settings.migrated,
+            settings.table_name.replace('\'', "''")
+        ));
     };
     let is_partitioned: bool = first.get(0);
     if is_partitioned != (settings.partition != PartitionBy::None) {

@@ -106,7 +106,9 @@ fn construct(
         }
         (url, password) => {
             if matches!(url, Ok(None)) {
-                mistakes.push("`url` is missing: `redis://host:6379`, for example".to_owned());
+                mistakes.push(
+                    "`url` or `url_file` is missing: `redis://host:6379`, for example".to_owned(),
+                );
             }
             let refused = [url.err(), password.err()].into_iter().flatten();
             mistakes.extend(refused.map(|error| error.to_string()));

@@ -27,7 +27,10 @@ impl Answer {
         match location.filter(|_| self.status.is_redirection()) {
             // Without the path, which may be the secret one that we asked for.
             Some(to) => {
-                let to = Url::parse(to).map(|to| to.origin().ascii_serialization());
+                let to = Url::parse(to).map(|to| match to.origin() {
+                    origin if origin.is_tuple() => origin.ascii_serialization(),
+                    _ => format!("a `{}:` address", to.scheme()),
+                });
                 let to = to.unwrap_or_else(|_| "another path".to_owned());
                 format!("{}: redirects are not followed (to {to})", self.status)
             }

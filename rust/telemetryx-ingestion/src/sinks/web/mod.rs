@@ -102,7 +102,9 @@ impl Web {
         let url = match SinkSecret::of("url", config.url, config.url_file) {
             Ok(Some(url)) => Some(url),
             Ok(None) => {
-                mistakes.push("`url` is missing: `https://host/path`, for example".to_owned());
+                mistakes.push(
+                    "`url` or `url_file` is missing: `https://host/path`, for example".to_owned(),
+                );
                 None
             }
             Err(error) => {
