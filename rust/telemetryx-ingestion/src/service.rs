@@ -35,6 +35,8 @@ use crate::validators;
 const ROUTES_NICE: i32 = 15;
 /// How often small things are tidied: the door's books saved, histograms drained.
 const TIDY: Duration = Duration::from_secs(1);
+/// Of `shutdown.timeout`, what routes have that are told to end at once.
+const LAST_COMMITS: Duration = Duration::from_secs(5);
 
 /// Why the service did not start. One line, for a person.
 #[derive(Debug, thiserror::Error)]
@@ -385,21 +387,23 @@ impl Service {
     /// `shutdown.timeout`. Whatever is left stays in the journal.
     pub fn shut_down(self) {
         let deadline = tokio::time::Instant::now() + self.timeout;
+        // Each ends with a last commit, which takes one sync.
+        let drained_by = deadline - LAST_COMMITS.min(self.timeout / 2);
         tracing::info!("shutting down");
         self.close.cancel();
         let drained = self.door.block_on(async {
             let listening = futures_util::future::join_all(self.listening);
-            tokio::time::timeout_at(deadline, listening).await.is_ok()
+            tokio::time::timeout_at(drained_by, listening).await.is_ok()
         });
         if !drained {
-            tracing::warn!("requests were still under way after shutdown.timeout");
+            tracing::warn!("requests were still under way as shutdown.timeout ran out");
         }
         for token in &self.drain {
             token.cancel();
         }
         let mut running = futures_util::future::join_all(self.running);
         self.routes.block_on(async {
-            if tokio::time::timeout_at(deadline, &mut running)
+            if tokio::time::timeout_at(drained_by, &mut running)
                 .await
                 .is_err()
             {
@@ -410,10 +414,7 @@ impl Service {
             for token in &self.stop {
                 token.cancel();
             }
-            // Each ends with a last commit, which takes one sync.
-            tokio::time::timeout(Duration::from_secs(5), running)
-                .await
-                .ok();
+            tokio::time::timeout_at(deadline, running).await.ok();
             self.control.save_door(self.books.saved()).await.ok();
             self.journal.close().await;
         });

@@ -83,6 +83,10 @@ impl Store {
     /// Writes an object, over what is there. It is there as a whole, or not at all.
     pub(super) async fn write(&self, within: &str, content: &[Bytes]) -> Result<(), String> {
         let path = self.path(within)?;
+        // It would be made anew, on the disk below if another was mounted there.
+        if let Some(folder) = self.folder.as_ref().filter(|folder| !folder.is_dir()) {
+            return Err(format!("there is no folder {}", folder.display()));
+        }
         let length: usize = content.iter().map(Bytes::len).sum();
         let written = if length <= PART_BYTES || self.folder.is_some() {
             let payload = content.iter().cloned().collect();
@@ -153,14 +157,57 @@ fn parts(content: &[Bytes]) -> Vec<PutPayload> {
     parts
 }
 
-/// The store's own words on one line, not too many.
+/// The store's own words on one line, not too many. They come last, after the request's.
 pub(super) fn words(error: &object_store::Error) -> String {
     let text = error.to_string();
     let one_line: Vec<_> = text.split_whitespace().collect();
-    let mut one_line = one_line.join(" ");
-    if let Some((end, _)) = one_line.char_indices().nth(WORDS_MAX) {
-        one_line.truncate(end);
-        one_line.push('…');
+    let one_line: Vec<_> = one_line.join(" ").chars().collect();
+    match one_line.len().checked_sub(WORDS_MAX) {
+        None | Some(0) => one_line.into_iter().collect(),
+        Some(more) => {
+            let kept = one_line.iter().enumerate();
+            let middle = WORDS_MAX / 2..WORDS_MAX / 2 + more;
+            let kept = kept.filter(|(place, _)| !middle.contains(place) || *place == middle.start);
+            kept.map(|(place, c)| if place == middle.start { '…' } else { *c })
+                .collect()
+        }
     }
-    one_line
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::local::LocalFileSystem;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn folder_that_vanished_is_not_made_anew() {
+        let scratch = tempfile::tempdir().unwrap();
+        let lake = scratch.path().join("lake");
+        std::fs::create_dir(&lake).unwrap();
+        let store = Store {
+            objects: Arc::new(LocalFileSystem::new_with_prefix(&lake).unwrap()),
+            prefix: Path::default(),
+            folder: Some(lake.clone()),
+            absent: None,
+        };
+        let content = [Bytes::from_static(b"x")];
+        store.write("type=a/x", &content).await.unwrap();
+        std::fs::rename(&lake, scratch.path().join("elsewhere")).unwrap();
+        let error = store.write("type=a/y", &content).await.unwrap_err();
+        assert!(error.contains("there is no folder"), "{error}");
+        assert!(!lake.exists());
+    }
+
+    #[test]
+    fn long_words_keep_the_end_in_which_the_store_speaks() {
+        let error = |long: usize| object_store::Error::Generic {
+            store: "S3",
+            source: format!("PUT https://s3/{}: 500: full", "é".repeat(long)).into(),
+        };
+        let long = words(&error(1000));
+        assert_eq!(long.chars().count(), WORDS_MAX + 1);
+        assert!(long.ends_with("500: full"), "{long}");
+        assert!(words(&error(10)).contains("éé: 500"));
+    }
 }
