@@ -42,6 +42,31 @@ def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
             process.kill()
 
 
+def test_a_function_that_does_not_return_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    module = tmp_path / "mine.py"
+    module.write_text(
+        "import threading\nfrom telemetryx_brain import brain\n"
+        "@brain\ndef f(events):\n    print('at work', flush=True)\n    threading.Event().wait()\n"
+    )
+    command = [*COMMAND, "--listen", "127.0.0.1:0", "--module", str(module), "--grace", "0.2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            ready = re.search(r"ready on 127\.0\.0\.1:(\d+)", process.stderr.readline())
+            assert ready
+            with grpc.insecure_channel(f"127.0.0.1:{ready[1]}") as channel:
+                client = Client(channel)
+                client.hello()
+                client.send(batch([event(1)]))
+                assert process.stdout.readline() == "at work\n"
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(20) == 1
+            assert "has not returned within 0.2 s" in process.stderr.read()
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("telemetryx_brain")
 
-STOP_SECONDS = 30.0
-
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
@@ -35,6 +33,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--listen", default="127.0.0.1:50061", metavar="HOST:PORT", help="default: %(default)s")
     parser.add_argument("--module", metavar="FILE|MODULE", help="my_brain.py or my_package.brain, with functions marked @brain")
     parser.add_argument("--max-in-flight", type=int, default=4, metavar="N", help="batches that may wait for their answer (4)")
+    parser.add_argument("--grace", type=float, default=20.0, metavar="SECONDS", help="for answers after SIGTERM (20)")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     secure = parser.add_argument_group("who may come")
     secure.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate of the brain")
@@ -98,7 +97,7 @@ def function_of(given: argparse.Namespace) -> Analyze:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run until SIGTERM or SIGINT; answer what has arrived, then end."""
+    """Run until SIGTERM or SIGINT; answer what has arrived, then end, with status 1 if a function did not return."""
     given = arguments().parse_args(argv)
     logging.basicConfig(level=given.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     stop = threading.Event()
@@ -112,5 +111,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     log.info("ready on %s:%d", host, server.port)
     stop.wait()
     log.info("stopping")
-    server.stop(STOP_SECONDS)
-    log.info("stopped")
+    answered = server.stop(given.grace)
+    if answered:
+        log.info("stopped")
+    else:
+        log.error("stopped, and a function has not returned within %g s: its batch will come again", given.grace)
+    logging.shutdown()
+    # Not through the interpreter's own end, which waits for every thread.
+    os._exit(0 if answered else 1)

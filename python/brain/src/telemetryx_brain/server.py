@@ -102,11 +102,12 @@ class Server:
         )
         return int(self._server.add_secure_port(options.listen, credentials))
 
-    def stop(self, grace: float) -> None:
-        """Answer what has arrived, for at most so many seconds, then end."""
+    def stop(self, grace: float) -> bool:
+        """Answer what has arrived, for at most so many seconds, then end. False if a function has not returned by then."""
         done = self._server.stop(grace)
         self._servicer.stop()
-        done.wait()
+        done.wait(grace + 1)
+        return not self._servicer.is_busy()
 
 
 class Servicer:
@@ -127,6 +128,10 @@ class Servicer:
             self._stopping = True
             for arrived in self._streams:
                 arrived.put(None)
+
+    def is_busy(self) -> bool:
+        """Whether a function is at work."""
+        return self._one_at_a_time.locked()
 
     def analyze(self, requests: Iterator[brain_pb2.ToBrain], context: Any) -> Iterator[brain_pb2.FromBrain]:
         """Serve one stream."""
