@@ -29,7 +29,8 @@ pub enum PluginError {
     Unavailable(String),
 }
 
-fn nearest(name: &str, known: &[&'static str]) -> String {
+/// A question whether the known name most like this one was meant; nothing if none is much like it.
+pub(crate) fn nearest(name: &str, known: &[&'static str]) -> String {
     known
         .iter()
         .map(|candidate| {
@@ -73,7 +74,61 @@ pub fn find<'f, F>(
 /// # Errors
 /// [`PluginError::Settings`] if a key is unknown, missing or of the wrong type.
 pub fn settings<T: DeserializeOwned>(value: toml::Value) -> Result<T, PluginError> {
-    value
-        .try_into()
-        .map_err(|error: toml::de::Error| PluginError::Settings(error.message().to_owned()))
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let key = error.path().to_string();
+        let message = error.inner().message();
+        // An unknown key is named already, and a missing one is not on the path.
+        let names_it = key == "." || message.contains(&format!("`{key}`"));
+        PluginError::Settings(match names_it {
+            true => message.to_owned(),
+            false => format!("`{key}`: {message}"),
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+
+    use super::settings;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        #[expect(dead_code, reason = "it is only read")]
+        inner: BTreeMap<String, Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        #[expect(dead_code, reason = "it is only read")]
+        age: u8,
+    }
+
+    #[test]
+    fn errors_name_the_key() {
+        for (text, expected) in [
+            (
+                "inner.a.age = 'x'",
+                "`inner.a.age`: invalid type: string \"x\", expected u8",
+            ),
+            (
+                "inner = 5",
+                "`inner`: invalid type: integer `5`, expected a map",
+            ),
+            (
+                "inner.a.agee = 5",
+                "`inner.a.agee`: unknown field `agee`, expected `age`",
+            ),
+            ("innner = 5", "unknown field `innner`, expected `inner`"),
+            ("", "missing field `inner`"),
+            ("inner.a = {}", "`inner.a`: missing field `age`"),
+        ] {
+            let error = settings::<Outer>(toml::from_str(text).unwrap()).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        }
+    }
 }

@@ -17,7 +17,7 @@ use reqwest::Url;
 use super::http::Connector;
 use super::store::{Store, words};
 use crate::config::Secret;
-use crate::plugin::PluginError;
+use crate::plugin::{self, PluginError};
 use crate::sinks::secret::SinkSecret;
 use crate::sinks::tls::TlsFiles;
 
@@ -203,6 +203,21 @@ impl Location {
     }
 }
 
+/// Options that most have: `object_store` has no list of all.
+const USUAL_OPTIONS: &[&str] = &[
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    "region",
+    "endpoint",
+    "virtual_hosted_style_request",
+    "account_name",
+    "account_key",
+    "sas_key",
+    "service_account",
+    "service_account_key",
+];
+
 /// Checks the names of options, and finds those that are in files.
 fn read_options(
     kind: Kind,
@@ -230,7 +245,16 @@ fn read_options(
                     "connections are made as `tls` and `timeout` of the sink and the scheme of the endpoint say",
                 ));
             }
-            _ => return Err(wrong("the store has no such option")),
+            _ => {
+                // A folder has none.
+                let options = if kind == Kind::Folder {
+                    &[]
+                } else {
+                    USUAL_OPTIONS
+                };
+                let meant = plugin::nearest(&name, options);
+                return Err(wrong(&format!("the store has no such option{meant}")));
+            }
         }
     }
     let mut read = BTreeMap::new();

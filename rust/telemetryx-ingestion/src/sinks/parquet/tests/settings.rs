@@ -22,7 +22,7 @@ fn settings_that_cannot_work_are_named() {
         ("url = 's3://b/x?sig=1'", "belongs under `options`"),
         (
             "url = 's3://b'\noptions = { regio = 'eu' }",
-            "`options.regio`: the store has no",
+            "`options.regio`: the store has no such option (did you mean `region`?)",
         ),
         (
             "url = 's3://b'\noptions = { region = [] }",
@@ -34,7 +34,7 @@ fn settings_that_cannot_work_are_named() {
         ),
         (
             "url = 'file:///x'\noptions = { region = 'eu' }",
-            "`options.region`: the store has no",
+            "`options.region`: the store has no such option",
         ),
         ("url = 'file:///x'\ntls = {}", "`tls` is set"),
         (
