@@ -193,6 +193,10 @@ fn redis_killed_and_restarted_under_load_loses_no_count_and_the_door_stays_open(
     let mut redis = RedisServer::start();
     let service = start(&config(&redis, ""));
     let load = Load::start(&service, "r", 1, 20, 20);
+    // Of a Redis that never answered nothing is known.
+    eventually(SOON, "the first events are counted", || {
+        stats(&service)["events_count"].as_u64() > Some(0)
+    });
     for _ in 0..2 {
         load.wait_for(1_000);
         redis.kill();
