@@ -9,21 +9,23 @@ import duckdb
 FILES = sys.argv[1] + "/type=*/date=*/hour=*/*.parquet"
 
 
-def rows(connection, columns, **options):
+def rows(connection, files, columns, **options):
     settings = "".join(f", {name}={value}" for name, value in options.items())
     query = f"SELECT {columns} FROM read_parquet(?, filename=true, file_row_number=true{settings}) ORDER BY filename, file_row_number"
-    found = connection.execute(query, [FILES])
+    found = connection.execute(query, [files])
     names = [column[0] for column in found.description]
     return [dict(zip(names, row)) for row in found.fetchall()]
 
 
 def main():
     connection = duckdb.connect()
-    if not connection.execute("SELECT count(*) FROM glob(?)", [FILES]).fetchone()[0]:
+    # More may come while it looks.
+    files = [file for (file,) in connection.execute("SELECT file FROM glob(?)", [FILES]).fetchall()]
+    if not files:
         return
-    inside = rows(connection, "id, epoch_ns(ts) AS ts, type, source, schema_version, partition_key, attributes, payload, "
+    inside = rows(connection, files, "id, epoch_ns(ts) AS ts, type, source, schema_version, partition_key, attributes, payload, "
                   "epoch_ns(received_at) AS received_at, filename", hive_partitioning="false")
-    outside = rows(connection, "type, CAST(date AS VARCHAR) AS date, CAST(hour AS INTEGER) AS hour", hive_partitioning="true",
+    outside = rows(connection, files, "type, CAST(date AS VARCHAR) AS date, CAST(hour AS INTEGER) AS hour", hive_partitioning="true",
                    hive_types="{'type': VARCHAR}")
     for row, folder in zip(inside, outside, strict=True):
         print(json.dumps(row | {"folder": folder}))
