@@ -3,6 +3,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `service.rs` | starts, kills, ends, restarts the real binary on a port and a directory of its own |
+//! | `fleet.rs` | several of them with the same settings, each with roles of its own |
 //! | `http.rs` | a blocking HTTP/1.1 connection: requests as a client sends them, or any bytes at all |
 //! | `frames.rs` | the same over framed TCP |
 //! | `h2.rs` | the same over HTTP/2, frame by frame |
@@ -43,6 +44,7 @@
 mod brain;
 mod clickhouse;
 mod eventually;
+mod fleet;
 mod frames;
 mod h2;
 mod http;
@@ -60,6 +62,7 @@ mod tools;
 pub use brain::Brain;
 pub use clickhouse::ClickHouse;
 pub use eventually::{eventually, eventually_some};
+pub use fleet::{Fleet, FleetBuilder};
 pub use frames::{FrameConnection, frame};
 pub use h2::{H2Connection, ReadWrite, h2_frame};
 pub use http::{Connection, Response};

@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::http::{Connection, Response};
@@ -310,9 +311,25 @@ impl Service {
     /// SIGTERM only; see `wait`.
     #[track_caller]
     pub fn signal_term(&self) {
-        let pid = rustix::process::Pid::from_raw(self.pid().cast_signed()).expect("a pid is not 0");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)
-            .expect("it can be signalled");
+        self.signal(Signal::TERM);
+    }
+
+    /// SIGSTOP: connections stay open, and nothing answers.
+    #[track_caller]
+    pub fn hang(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    #[track_caller]
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    #[track_caller]
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid().cast_signed()).expect("a pid is not 0");
+        kill_process(pid, signal).expect("it can be signalled");
     }
 
     /// SIGTERM, and waits until it has ended.
