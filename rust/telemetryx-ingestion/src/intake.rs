@@ -595,9 +595,10 @@ impl Intake {
                 what: "the encoded batch",
                 limit: "one journal record".into(),
             },
-            AppendError::NoSpace | AppendError::Unwritable(_) | AppendError::Closed => {
-                Refusal::Unavailable(error.to_string())
-            }
+            AppendError::NoSpace
+            | AppendError::Unwritable(_)
+            | AppendError::Unavailable(_)
+            | AppendError::Closed => Refusal::Unavailable(error.to_string()),
         }
     }
 }

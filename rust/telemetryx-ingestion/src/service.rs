@@ -21,14 +21,14 @@ use crate::control::{Control, ControlError};
 use crate::findings::Findings;
 use crate::ingress::{self, BindError, Doors, Questions};
 use crate::intake::{self, Intake};
-use crate::journal::{BatchLimit, EmbeddedJournal, Journal};
+use crate::journal::{self, BatchLimit, Journal, OpenedFor};
 use crate::observe::{DoorBooks, Metrics, OverloadLog, WebhookCounts};
 use crate::plugin::PluginError;
-use crate::processors::{self, EventProcessor};
+use crate::processors;
 use crate::query::{CountedBy, Query};
 use crate::redrive;
-use crate::route::{Route, RouteSettings};
-use crate::sinks::{self, Emitter, Sink, SinkContext};
+use crate::route::{Plugins, Route, RouteSettings};
+use crate::sinks::{self, Emitter, SinkContext};
 use crate::validators;
 
 /// The niceness of the routes' threads: the door goes first.
@@ -50,13 +50,8 @@ pub enum StartError {
         error: std::io::Error,
     },
     /// The journal cannot be opened.
-    #[error("the journal in {}: {error}", path.display())]
-    Journal {
-        /// Its directory.
-        path: PathBuf,
-        /// Why.
-        error: telemetryx_journal::OpenError,
-    },
+    #[error(transparent)]
+    Journal(#[from] journal::OpenError),
     /// Dead letters and replays cannot be opened.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -72,18 +67,14 @@ pub enum StartError {
 }
 
 /// Validators, processors and sinks, as the config names them.
-struct Plugins {
+struct AllPlugins {
     /// Where the sinks hand events back.
     emitter: Emitter,
     validators: Vec<Box<dyn validators::EventValidator>>,
-    routes: Vec<RoutePlugins>,
+    /// True if one of the sinks hands some back.
+    routes_append: bool,
 }
 
-struct RoutePlugins {
-    processors: Vec<(String, Box<dyn EventProcessor>)>,
-    sink: Box<dyn Sink>,
-    limit: BatchLimit,
-}
 
 /// Builds every plug-in of the config, reads its certificates, and says all that is wrong with them; reaches no server.
 #[must_use]
@@ -93,7 +84,7 @@ pub fn check_plugins(config: &Config) -> Vec<ConfigError> {
     errors
 }
 
-fn build_plugins(config: &Config) -> Result<Plugins, Vec<ConfigError>> {
+fn build_plugins(config: &Config) -> Result<AllPlugins, Vec<ConfigError>> {
     let mut errors = Vec::new();
     let mut validators = Vec::new();
     for (place, plugin) in config.validation.plugins.iter().enumerate() {
@@ -106,62 +97,71 @@ fn build_plugins(config: &Config) -> Result<Plugins, Vec<ConfigError>> {
         }
     }
     let emitter = Emitter::default();
-    let mut routes = Vec::new();
-    for (place, route) in config.routes.iter().enumerate() {
-        let mut processors = Vec::new();
-        let shared = config
-            .processing
-            .plugins
-            .iter()
-            .enumerate()
-            .map(|(n, p)| (format!("processing.plugins[{n}]"), p));
-        let own = route
-            .processors
-            .iter()
-            .enumerate()
-            .map(|(n, p)| (format!("routes[{place}].processors[{n}]"), p));
-        for (key, plugin) in shared.chain(own) {
-            match processors::build(plugin) {
-                Ok(processor) => processors.push((plugin.name.clone(), processor)),
-                Err(error) => {
-                    errors.extend(plugin_errors(&format!("{key} ({})", plugin.name), error));
-                }
-            }
-        }
-        let context = SinkContext {
-            route: route.name.as_str(),
-            data_dir: &config.data_dir,
-            emitter: &emitter,
-        };
-        match sinks::build(&route.sink, context) {
-            Ok(sink) => {
-                if route.in_flight > 1 && !sink.takes_parts() {
-                    let kind = &route.sink.kind;
-                    errors.push(at_key(
-                        format!("routes[{place}].in_flight"),
-                        format!("the sink `{kind}` takes one batch at a time: leave it at 1"),
-                    ));
-                }
-                routes.push(RoutePlugins {
-                    processors,
-                    sink,
-                    limit: batch_limit(route),
-                });
-            }
-            Err(error) => {
-                let key = format!("routes[{place}].sink ({})", route.sink.kind);
-                errors.extend(plugin_errors(&key, error));
-            }
+    let mut routes_append = false;
+    for place in 0..config.routes.len() {
+        match route_plugins(config, place, &emitter) {
+            Ok(plugins) => routes_append |= plugins.sink.hands_back(),
+            Err(found) => errors.extend(found),
         }
     }
     let mut said = HashSet::new();
     errors.retain(|error: &ConfigError| said.insert(error.to_string()));
     if errors.is_empty() {
-        Ok(Plugins {
+        Ok(AllPlugins {
             emitter,
             validators,
-            routes,
+            routes_append,
         })
+    } else {
+        Err(errors)
+    }
+}
+
+/// The processors and the sink of the route at this place.
+fn route_plugins(
+    config: &Config,
+    place: usize,
+    emitter: &Emitter,
+) -> Result<Plugins, Vec<ConfigError>> {
+    let mut errors = Vec::new();
+    let Some(route) = config.routes.get(place) else {
+        return Err(errors);
+    };
+    let mut processors = Vec::new();
+    let shared = config.processing.plugins.iter().enumerate();
+    let shared = shared.map(|(n, plugin)| (format!("processing.plugins[{n}]"), plugin));
+    let own = route.processors.iter().enumerate();
+    let own = own.map(|(n, plugin)| (format!("routes[{place}].processors[{n}]"), plugin));
+    for (key, plugin) in shared.chain(own) {
+        match processors::build(plugin) {
+            Ok(processor) => processors.push((plugin.name.clone(), processor)),
+            Err(error) => {
+                errors.extend(plugin_errors(&format!("{key} ({})", plugin.name), error));
+            }
+        }
+    }
+    let context = SinkContext {
+        route: route.name.as_str(),
+        data_dir: &config.data_dir,
+        emitter,
+    };
+    let sink = match sinks::build(&route.sink, context) {
+        Ok(sink) => sink,
+        Err(error) => {
+            let key = format!("routes[{place}].sink ({})", route.sink.kind);
+            errors.extend(plugin_errors(&key, error));
+            return Err(errors);
+        }
+    };
+    if route.in_flight > 1 && !sink.takes_parts() {
+        let kind = &route.sink.kind;
+        errors.push(at_key(
+            format!("routes[{place}].in_flight"),
+            format!("the sink `{kind}` takes one batch at a time: leave it at 1"),
+        ));
+    }
+    if errors.is_empty() {
+        Ok(Plugins { processors, sink })
     } else {
         Err(errors)
     }
@@ -204,7 +204,7 @@ fn batch_limit(route: &RouteConfig) -> BatchLimit {
 pub struct Service {
     door: Runtime,
     routes: Runtime,
-    journal: Arc<EmbeddedJournal>,
+    journal: Arc<dyn Journal>,
     control: Control,
     books: Arc<DoorBooks>,
     listening: Vec<tokio::task::JoinHandle<()>>,
@@ -238,51 +238,40 @@ impl Service {
             Doors::bind(config)?
         };
         let address = doors.http_address();
-        let path = config.data_dir.join("journal");
-        let routes_append = plugins.routes.iter().any(|route| route.sink.hands_back());
-        let embedded = &config.journal.embedded;
-        let embedded = EmbeddedJournal::open(&path, embedded, routes_append, Arc::clone(&metrics))
-            .map_err(|error| StartError::Journal { path, error })?;
-        let embedded = Arc::new(embedded);
-        let journal: Arc<dyn Journal> = Arc::clone(&embedded) as _;
+        let names = config.routes.iter().map(|route| route.name.as_str());
+        let opened_for = OpenedFor {
+            routes: names.map(str::to_owned).collect(),
+            routes_append: plugins.routes_append,
+            metrics: Arc::clone(&metrics),
+        };
+        let journal = routes_runtime.block_on(journal::open(config, opened_for))?;
         let control = Control::start(&config.data_dir, config.dead_letters.max_bytes.bytes())?;
         let books = Arc::new(DoorBooks::from_saved(control.door()?));
 
-        let names: Vec<_> = config
-            .routes
-            .iter()
-            .map(|route| route.name.as_str().to_owned())
-            .collect();
-        let routes: Vec<_> = std::iter::zip(&config.routes, plugins.routes)
-            .map(|(route, plugins)| {
-                let settings = RouteSettings {
-                    name: route.name.as_str().to_owned(),
-                    kind: route.sink.kind.clone(),
-                    filter: route.filter.clone(),
-                    limit: plugins.limit,
-                    batches_max: config.processing.queue_max_depth as usize,
-                    in_flight: route.in_flight as usize,
-                    retry: route.retry.clone(),
-                    breaker: route.breaker.clone(),
-                };
-                let (journal, metrics) = (Arc::clone(&journal), Arc::clone(&metrics));
-                Route::new(
-                    settings,
-                    plugins.processors,
-                    plugins.sink,
-                    journal,
-                    control.clone(),
-                    metrics,
-                )
-            })
-            .collect();
-        for unused in embedded.unused_cursors(&names) {
-            tracing::warn!(
-                route = unused,
-                files = %config.data_dir.join("journal/cursors").join(unused.as_str()).display(),
-                "a route that is not in the config holds back the journal's retention: \
-                 add it again, or stop the service and delete its cursor files (.a and .b)"
-            );
+        let shared = Arc::new(config.clone());
+        let mut routes = Vec::new();
+        for (place, route) in config.routes.iter().enumerate() {
+            let settings = RouteSettings {
+                name: route.name.as_str().to_owned(),
+                kind: route.sink.kind.clone(),
+                filter: route.filter.clone(),
+                limit: batch_limit(route),
+                batches_max: config.processing.queue_max_depth as usize,
+                in_flight: route.in_flight as usize,
+                retry: route.retry.clone(),
+                breaker: route.breaker.clone(),
+            };
+            let (config, emitter) = (Arc::clone(&shared), plugins.emitter.clone());
+            let make = Box::new(move || route_plugins(&config, place, &emitter));
+            let (journal, metrics) = (Arc::clone(&journal), Arc::clone(&metrics));
+            let route = Route::new(settings, make, journal, control.clone(), metrics);
+            routes.push(route.map_err(StartError::Plugins)?);
+        }
+        for route in &mut routes {
+            // One that cannot read yet tries on while it runs.
+            if let Err(error) = routes_runtime.block_on(route.begin()) {
+                tracing::warn!(route = route.name(), %error, "the route cannot read yet");
+            }
         }
 
         let intake = Arc::new(Intake {
@@ -334,7 +323,7 @@ impl Service {
                     route: route.handle(),
                 })
             }),
-            store: named(&config.query.events_from).and_then(|route| route.sink().events()),
+            store: named(&config.query.events_from).and_then(Route::events),
             admin: AdminGate::new(&config.admin),
             metrics: Arc::clone(&metrics),
             certificates: doors.certificates(),
@@ -364,7 +353,7 @@ impl Service {
         Ok(Self {
             door,
             routes: routes_runtime,
-            journal: embedded,
+            journal,
             control,
             books,
             listening,

@@ -145,9 +145,9 @@ pub(super) fn write_accepted(
     json::write_number(accepted.rejected.count as u64, body);
     body.extend_from_slice(b",\"request_id\":");
     json::write_str(request_id.as_str(), body);
-    if let Some(position) = accepted.position {
+    if let Some(position) = &accepted.position {
         body.extend_from_slice(b",\"receipt\":\"");
-        Receipt::new(position, identity).write_to(body);
+        Receipt::new(position.clone(), identity).write_to(body);
         body.push(b'"');
     }
     if accepted.shed > 0 && accepted.position.is_some() {

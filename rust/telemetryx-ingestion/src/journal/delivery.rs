@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use telemetryx_common::{Timestamp, wire};
 
-use super::DeliveryId;
+use super::{DeliveryId, log_of};
 use crate::route::{Cause, EventBatch, Stretch};
 
 /// A run of events without a gap: a part of one appended batch.
@@ -20,6 +20,8 @@ pub struct Slice {
 /// What a route is handed, to be settled and committed as a whole.
 #[derive(Debug, Clone, Default)]
 pub struct Delivery {
+    /// Where it was read.
+    pub partition: u32,
     /// Offset of the first event, or of the first that is missing.
     pub first: u64,
     /// Offset behind the last event.
@@ -35,10 +37,11 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// An empty one at `offset`.
+    /// An empty one at `offset` of a partition.
     #[must_use]
-    pub fn at(offset: u64) -> Self {
+    pub fn at(partition: u32, offset: u64) -> Self {
         Self {
+            partition,
             first: offset,
             end: offset,
             ..Self::default()
@@ -55,7 +58,7 @@ impl Delivery {
     #[must_use]
     pub fn stretch(&self, journal: u128) -> Stretch {
         Stretch {
-            log: journal,
+            log: log_of(journal, self.partition),
             first: self.first,
             end: self.end,
             part: 0,

@@ -12,15 +12,19 @@ use telemetryx_journal::{
     CursorError, Entry, FsyncPolicy, GapReason, Health, JournalOptions, MAX_STATE_BYTES, Observer,
     Offset, OpenError, ReadError, Reader, Record, Retention,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::reserve::{self, Reserve};
 use super::{
-    AppendError, Backlog, BatchLimit, Delivery, DeliveryId, Durability, EncodedBatch, Journal,
-    JournalError, JournalStatus, Position, Slice, Subscription,
+    AppendError, Assignment, Assignments, Backlog, BatchLimit, Committed, Delivery, DeliveryId,
+    Durability, EncodedBatch, Extent, Journal, JournalError, JournalStatus, Position, Range, Slice,
+    Subscription,
 };
 use crate::config::{EmbeddedConfig, Fsync};
 use crate::observe::Metrics;
 
+/// Its only partition.
+const PARTITION: u32 = 0;
 /// Bytes read at a time when a range is read for a receipt or a replay.
 const READ_BYTES: usize = 1 << 20;
 
@@ -123,10 +127,11 @@ impl Journal for EmbeddedJournal {
         self.metrics.append.record(started.elapsed().as_secs_f64());
         use telemetryx_journal::AppendError as Fault;
         match position {
-            Ok(position) => Ok(Position {
+            Ok(position) => Ok(Position::of(Range {
+                partition: PARTITION,
                 first: position.first.get(),
                 events: position.events,
-            }),
+            })),
             Err(Fault::Full { .. }) => Err(AppendError::Full),
             Err(Fault::TooLarge { .. }) => Err(AppendError::TooLarge { bytes }),
             Err(Fault::NoSpace) => {
@@ -147,25 +152,11 @@ impl Journal for EmbeddedJournal {
         self.durability
     }
 
-    fn subscribe(&self, route: &str) -> Result<Box<dyn Subscription>, JournalError> {
-        let cursor = self.journal.cursor(route)?;
-        if let Some(slot) = cursor.damaged_slot() {
-            tracing::warn!(
-                route,
-                slot,
-                "one of two cursor slots is damaged; the other one is used"
-            );
-        }
-        let position = cursor.position();
-        let reader = self.journal.reader(position)?;
-        Ok(Box::new(EmbeddedSubscription {
+    async fn subscribe(&self, route: &str) -> Result<Box<dyn Assignments>, JournalError> {
+        Ok(Box::new(Whole(Some(EmbeddedAssignment {
             journal: self.journal.clone(),
-            cursor,
-            reader,
-            queue: VecDeque::new(),
-            under_way: Delivery::at(position.get()),
-            waiting_since: None,
-        }))
+            route: route.to_owned(),
+        }))))
     }
 
     fn backlog(&self) -> Backlog {
@@ -174,10 +165,6 @@ impl Journal for EmbeddedJournal {
             events: backlog.events,
             bytes: backlog.bytes,
         }
-    }
-
-    fn end(&self) -> u64 {
-        self.journal.durable_end().get()
     }
 
     fn identity(&self) -> u128 {
@@ -212,27 +199,38 @@ impl Journal for EmbeddedJournal {
             since,
             start_offset: status.start.get(),
             end_offset: status.end.get(),
-            segments: status.segments,
+            segments: Some(status.segments),
             bytes: status.bytes,
             damage: status.damage.iter().map(ToString::to_string).collect(),
+            warnings: Vec::new(),
         }
     }
 
-    fn read(&self, position: Position) -> Result<Option<Delivery>, JournalError> {
-        if position.first < self.journal.start().get() {
-            return Ok(None);
-        }
-        let end = position.first + u64::from(position.events);
-        let limit = BatchLimit {
-            events: usize::MAX,
-            bytes: usize::MAX,
-            wait: Duration::ZERO,
-        };
-        Ok(Some(self.scan(position.first, end, limit)?))
+    fn extents(&self) -> Vec<Extent> {
+        vec![Extent {
+            partition: PARTITION,
+            start: self.journal.start().get(),
+            end: self.journal.durable_end().get(),
+        }]
     }
 
-    fn scan(&self, from: u64, to: u64, limit: BatchLimit) -> Result<Delivery, JournalError> {
-        let mut delivery = Delivery::at(from);
+    fn commits(&self, _route: &str) -> Vec<Committed> {
+        // This process is all there is: what its routes say is newer.
+        Vec::new()
+    }
+
+    async fn refresh(&self) -> Result<(), JournalError> {
+        Ok(())
+    }
+
+    async fn scan(
+        &self,
+        partition: u32,
+        from: u64,
+        to: u64,
+        limit: BatchLimit,
+    ) -> Result<Delivery, JournalError> {
+        let mut delivery = Delivery::at(partition, from);
         if from >= to {
             return Ok(delivery);
         }
@@ -258,7 +256,7 @@ impl Journal for EmbeddedJournal {
         Ok(delivery)
     }
 
-    fn offset_at(&self, time: Timestamp) -> Result<u64, JournalError> {
+    async fn offset_at(&self, _partition: u32, time: Timestamp) -> Result<u64, JournalError> {
         Ok(self.journal.offset_at(time.unix_nanos())?.get())
     }
 
@@ -266,6 +264,54 @@ impl Journal for EmbeddedJournal {
         if let Err(error) = self.journal.close().await {
             tracing::error!(%error, "the journal was not closed cleanly; nothing acknowledged is lost");
         }
+    }
+}
+
+/// The one partition, once; then nothing for ever.
+struct Whole(Option<EmbeddedAssignment>);
+
+#[async_trait]
+impl Assignments for Whole {
+    async fn next(&mut self) -> Result<Box<dyn Assignment>, JournalError> {
+        let whole = self.0.take().ok_or(JournalError::Closed)?;
+        Ok(Box::new(whole))
+    }
+}
+
+struct EmbeddedAssignment {
+    journal: telemetryx_journal::Journal,
+    route: String,
+}
+
+#[async_trait]
+impl Assignment for EmbeddedAssignment {
+    fn partition(&self) -> u32 {
+        PARTITION
+    }
+
+    fn revoked(&self) -> CancellationToken {
+        CancellationToken::new()
+    }
+
+    async fn open(&self) -> Result<Box<dyn Subscription>, JournalError> {
+        let cursor = self.journal.cursor(&self.route)?;
+        if let Some(slot) = cursor.damaged_slot() {
+            tracing::warn!(
+                route = self.route,
+                slot,
+                "one of two cursor slots is damaged; the other one is used"
+            );
+        }
+        let position = cursor.position();
+        let reader = self.journal.reader(position)?;
+        Ok(Box::new(EmbeddedSubscription {
+            journal: self.journal.clone(),
+            cursor,
+            reader,
+            queue: VecDeque::new(),
+            under_way: Delivery::at(PARTITION, position.get()),
+            waiting_since: None,
+        }))
     }
 }
 
@@ -338,7 +384,7 @@ impl Subscription for EmbeddedSubscription {
 impl EmbeddedSubscription {
     fn hand_out(&mut self) -> Delivery {
         self.waiting_since = None;
-        let next = Delivery::at(self.under_way.end);
+        let next = Delivery::at(PARTITION, self.under_way.end);
         std::mem::replace(&mut self.under_way, next)
     }
 }

@@ -12,6 +12,10 @@ pub enum AppendError {
     /// The disk failed to write or to sync; the journal is checking what it holds. 503.
     #[error("the journal cannot write: {0}")]
     Unwritable(String),
+    /// The server that keeps the journal does not answer, or refuses; what it did not acknowledge may be there all the
+    /// same. 503.
+    #[error("the journal is not available: {0}")]
+    Unavailable(String),
     /// The service is shutting down. 503.
     #[error("the journal is closed")]
     Closed,
@@ -40,6 +44,9 @@ pub enum JournalError {
         /// The largest size.
         most: usize,
     },
+    /// The partition is another process's now: nothing was saved, and it goes on from the last commit.
+    #[error("the partition is read by another process now: {0}")]
+    Lost(String),
     /// The journal is closed: stop.
     #[error("the journal is closed")]
     Closed,

@@ -4,27 +4,39 @@
 //! | --- | --- |
 //! | `mod.rs` | [`Journal`], [`Subscription`] and what they pass |
 //! | `error.rs` | what can go wrong, and what the caller shall do |
+//! | `open.rs` | opens the engine that the config names |
 //! | `embedded.rs` | the engine on local disk, over the crate `telemetryx-journal` |
 //! | `reserve.rs` | room on the disk for what routes must append to get on |
 //! | `delivery.rs` | events read for a route, cut at its batch limits |
+//! | `table.rs` | what the processes of a fleet know alike |
+//!
+//! A journal is a set of partitions, each a log of its own: offsets number its events, in order. What has the same key is in
+//! the same partition. The engine `embedded` has one, number 0.
 //!
 //! Only `intake` appends; only `route` subscribes; `query` reads ranges for receipts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::Serialize;
+use smallvec::SmallVec;
 use telemetryx_common::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 pub mod delivery;
 pub mod embedded;
 pub mod error;
+mod open;
 mod reserve;
+mod table;
 
 pub use delivery::{Delivery, Slice};
 pub use embedded::EmbeddedJournal;
 pub use error::{AppendError, JournalError};
+pub use open::{OpenError, OpenedFor, open};
+pub use table::{Entry, Followed, SharedTable, TableChange};
 
 /// Events that were decoded, validated and encoded, ready to become durable together.
 #[derive(Debug)]
@@ -41,13 +53,77 @@ pub struct EncodedBatch {
     pub is_own: bool,
 }
 
-/// Where one batch became durable.
+/// A run of events in one partition, without a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
+pub struct Range {
+    /// The partition.
+    pub partition: u32,
     /// Offset of the first event.
     pub first: u64,
-    /// How many events follow it without a gap, itself included.
+    /// How many events follow it without a gap, itself included; at least 1.
     pub events: u32,
+}
+
+impl Range {
+    /// The offset behind the last event.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.first.saturating_add(self.events.into())
+    }
+}
+
+/// Where one batch became durable: its events, in as few runs as there are; at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// The runs, none of which touches another.
+    pub ranges: SmallVec<[Range; 1]>,
+}
+
+impl Position {
+    /// Of a batch that lies in one run.
+    #[must_use]
+    pub fn of(range: Range) -> Self {
+        Self {
+            ranges: SmallVec::from_buf([range]),
+        }
+    }
+
+    /// How many events the batch has.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.ranges
+            .iter()
+            .map(|range| u64::from(range.events))
+            .sum()
+    }
+}
+
+/// What a partition holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// The partition.
+    pub partition: u32,
+    /// The oldest event still held.
+    pub start: u64,
+    /// The offset behind the newest durable event.
+    pub end: u64,
+}
+
+/// How far a route has committed in a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// The partition.
+    pub partition: u32,
+    /// The offset that is read next.
+    pub position: u64,
+    /// What was saved with it.
+    pub state: Bytes,
+}
+
+/// The name of a partition's log in a journal of this identity, for sinks that remember offsets: no other log has it.
+#[must_use]
+pub fn log_of(identity: u128, partition: u32) -> u128 {
+    identity.wrapping_add(partition.into())
 }
 
 /// What the engine promises once `append` has resolved; the `durability` of a 202.
@@ -59,6 +135,10 @@ pub enum Durability {
     /// Written, and synced within the configured interval: survives a kill of the process; a power cut can lose what
     /// was acknowledged since the last sync.
     FsyncInterval,
+    /// Acknowledged by as many brokers as the topic demands.
+    Replicated,
+    /// Committed in a database.
+    Committed,
 }
 
 impl Durability {
@@ -68,6 +148,8 @@ impl Durability {
         match self {
             Self::Fsynced => "fsynced",
             Self::FsyncInterval => "fsync_interval",
+            Self::Replicated => "replicated",
+            Self::Committed => "committed",
         }
     }
 }
@@ -99,7 +181,7 @@ pub struct DeliveryId(pub u64);
 /// What the journal says of itself in `/status` and `/health`.
 #[derive(Debug, Clone, Serialize)]
 pub struct JournalStatus {
-    /// `embedded`.
+    /// `embedded`, `kafka` or `postgres`.
     pub engine: &'static str,
     /// `ok`, `no_space` or `unhealthy`.
     pub state: &'static str,
@@ -109,16 +191,20 @@ pub struct JournalStatus {
     /// Since when.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// The oldest event still held.
+    /// The oldest event still held; of several partitions, the sum.
     pub start_offset: u64,
-    /// The offset that the next event gets: as many were accepted so far.
+    /// The offset that the next event gets: as many were accepted so far. Of several partitions, the sum.
     pub end_offset: u64,
-    /// Files.
-    pub segments: usize,
-    /// Bytes on disk.
+    /// Files, if it has files of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub segments: Option<usize>,
+    /// Bytes held; 0 if it is not known.
     pub bytes: u64,
     /// Places where acknowledged events cannot be read back any more.
     pub damage: Vec<String>,
+    /// What is not as it should be, though events are accepted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl JournalStatus {
@@ -130,6 +216,8 @@ impl JournalStatus {
 }
 
 /// Where accepted events become durable.
+///
+/// What is answered without `async` never blocks: it is as it was last [seen](Self::refresh).
 #[async_trait]
 pub trait Journal: Send + Sync {
     /// Resolves once the batch is durable, and only then.
@@ -141,47 +229,89 @@ pub trait Journal: Send + Sync {
     /// What a resolved append promises.
     fn durability(&self) -> Durability;
 
-    /// Opens the one subscription of `route`, at its last commit; a new route starts at the oldest event held.
+    /// Takes part in reading for `route`; once a route and process.
     ///
     /// # Errors
-    /// [`JournalError`] if its position cannot be read; nothing is changed then.
-    fn subscribe(&self, route: &str) -> Result<Box<dyn Subscription>, JournalError>;
+    /// [`JournalError`] if that cannot be.
+    async fn subscribe(&self, route: &str) -> Result<Box<dyn Assignments>, JournalError>;
 
-    /// Events and bytes that the slowest route has not passed; cheap, never blocks.
-    fn backlog(&self) -> Backlog;
-
-    /// The offset behind the last durable event: the number of events accepted since the journal was made.
-    fn end(&self) -> u64;
-
-    /// A name of this journal that no other has; receipts carry a trace of it.
+    /// A name of this journal that no other has, nor one made anew in its place; receipts carry a trace of it.
     fn identity(&self) -> u128;
 
     /// What it says of itself.
     fn status(&self) -> JournalStatus;
 
-    /// The events at `position`, or `None` if they are not all held any more.
+    /// Events and bytes that the slowest route has not passed.
+    fn backlog(&self) -> Backlog;
+
+    /// What each partition holds, in the order of their numbers.
+    fn extents(&self) -> Vec<Extent>;
+
+    /// How far `route` is, whoever reads for it. A partition without a commit is not in it.
+    fn commits(&self, route: &str) -> Vec<Committed>;
+
+    /// Sees anew what others may have changed.
     ///
     /// # Errors
-    /// [`JournalError`] if they cannot be read.
-    fn read(&self, position: Position) -> Result<Option<Delivery>, JournalError>;
+    /// [`JournalError`] if it cannot; what was seen before stays.
+    async fn refresh(&self) -> Result<(), JournalError>;
 
-    /// Reads from `from` up to `to` without a position of its own, for replay.
+    /// Reads from `from` up to `to` without a position of its own: for replays and receipts.
     ///
     /// # Errors
     /// [`JournalError`] if it cannot be read.
-    fn scan(&self, from: u64, to: u64, limit: BatchLimit) -> Result<Delivery, JournalError>;
+    async fn scan(
+        &self,
+        partition: u32,
+        from: u64,
+        to: u64,
+        limit: BatchLimit,
+    ) -> Result<Delivery, JournalError>;
 
-    /// The first offset accepted at or after `time`.
+    /// The first offset of the partition that was accepted at or after `time`.
     ///
     /// # Errors
     /// [`JournalError`] if it cannot be read.
-    fn offset_at(&self, time: Timestamp) -> Result<u64, JournalError>;
+    async fn offset_at(&self, partition: u32, time: Timestamp) -> Result<u64, JournalError>;
+
+    /// Where the processes of a fleet keep what all must know; `None` if this journal is one process's.
+    fn table(&self) -> Option<Arc<dyn SharedTable>> {
+        None
+    }
 
     /// Finishes what waits; later appends fail with [`AppendError::Closed`].
     async fn close(&self);
 }
 
-/// One route's reading of the journal.
+/// One process's part in reading for a route: the partitions that are its own, which come and go.
+#[async_trait]
+pub trait Assignments: Send {
+    /// Waits for the next partition that this process is to read. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`JournalError::Closed`]: there will never be another one.
+    async fn next(&mut self) -> Result<Box<dyn Assignment>, JournalError>;
+}
+
+/// A partition that this process reads for a route, until this is dropped: then another process may.
+#[async_trait]
+pub trait Assignment: Send + Sync {
+    /// Its number.
+    fn partition(&self) -> u32;
+
+    /// Cancelled when another process is to read it: commit soon, and drop this. Later commits fail with
+    /// [`JournalError::Lost`].
+    fn revoked(&self) -> CancellationToken;
+
+    /// Opens it at its last commit, the oldest event held if there is none; again after a failure, once the former
+    /// subscription is dropped.
+    ///
+    /// # Errors
+    /// [`JournalError`] if its position cannot be read; nothing is changed then.
+    async fn open(&self) -> Result<Box<dyn Subscription>, JournalError>;
+}
+
+/// One route's reading of one partition.
 #[async_trait]
 pub trait Subscription: Send {
     /// Waits for events, then takes as many as fit `limit`. Cancel-safe.

@@ -1,35 +1,35 @@
 //! `GET /ledger`: the books. For every route accepted = delivered + filtered + dead + pending + expired.
 
 use serde_json::{Map, Value, json};
+use tokio::runtime::Handle;
 
-use super::Query;
+use super::{Query, progress};
 
 /// The books at one moment.
 #[must_use]
 pub fn ledger(of: &Query) -> Value {
-    // The routes' positions are read before the end of the journal: no route is ahead of it.
-    let routes: Vec<_> = of
-        .routes
-        .iter()
-        .map(|route| (route.name(), route.status()))
-        .collect();
-    let accepted = of.journal.end();
+    Handle::current().block_on(of.refresh());
+    let routes = of.routes.iter().map(|route| {
+        let total = progress::Total::of(&progress::of_route(of, route));
+        let entry = json!({
+            "delivered": total.books.delivered,
+            "filtered": total.books.filtered,
+            "dead": total.books.dead,
+            "pending": total.pending,
+            "expired": total.books.expired,
+            "difference": total.difference(),
+        });
+        (route.name().to_owned(), (total.accepted, entry))
+    });
+    let routes: Vec<_> = routes.collect();
+    // All routes are shown beside one number: what came between looking at two of them is pending.
+    let accepted = of.accepted();
     let routes: Map<_, _> = routes
         .into_iter()
-        .map(|(name, status)| {
-            let books = status.books;
-            let pending = accepted - status.position;
-            let difference =
-                i128::from(accepted) - i128::from(books.passed()) - i128::from(pending);
-            let entry = json!({
-                "delivered": books.delivered,
-                "filtered": books.filtered,
-                "dead": books.dead,
-                "pending": pending,
-                "expired": books.expired,
-                "difference": i64::try_from(difference).unwrap_or(i64::MAX),
-            });
-            (name.to_owned(), entry)
+        .map(|(name, (seen, mut entry))| {
+            let pending = entry["pending"].as_u64().unwrap_or_default();
+            entry["pending"] = (pending + accepted.saturating_sub(seen)).into();
+            (name, entry)
         })
         .collect();
     json!({

@@ -6,6 +6,7 @@
 //! | `stats.rs` | `/stats`, `/stats/{source_id}`, `/stats/rates`, and [`CounterStore`], which a sink implements to answer them |
 //! | `receipt.rs` | `/receipts/{receipt}`, and what a receipt is |
 //! | `ledger.rs` | `/ledger` |
+//! | `progress.rs` | how far routes are, for all of them |
 //! | `status.rs` | `/status`, `/health` |
 //! | `admin.rs` | replay and dead letters |
 //!
@@ -16,6 +17,7 @@ use std::collections::HashMap;
 pub mod admin;
 mod events;
 mod ledger;
+mod progress;
 mod receipt;
 mod stats;
 mod status;
@@ -64,6 +66,21 @@ pub struct Query {
     pub since: Timestamp,
     /// When the service started.
     pub started: (Instant, Timestamp),
+}
+
+impl Query {
+    /// Sees anew what other processes may have changed; if that cannot be seen, answers are as old as it was seen last.
+    async fn refresh(&self) {
+        if let Err(error) = self.journal.refresh().await {
+            tracing::debug!(%error, "the journal cannot be seen anew");
+        }
+    }
+
+    /// How many events were accepted since the journal was made.
+    fn accepted(&self) -> u64 {
+        let extents = self.journal.extents();
+        extents.iter().map(|extent| extent.end).sum()
+    }
 }
 
 /// The parameters of a query string; a parameter given twice counts once, the last.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use telemetryx_common::Timestamp;
 use tokio::runtime::Handle;
 
-use super::Query;
+use super::{Query, progress};
 use crate::clock;
 use crate::counters::{Counters, MinuteRate, SourceStats, Totals};
 use crate::intake::Refusal;
@@ -113,8 +113,7 @@ struct Dated<T> {
 
 impl CountedBy {
     fn dated<T: Serialize>(&self, of: &Query, answer: T) -> Dated<T> {
-        let position = self.route.status().position;
-        let events = of.journal.end().saturating_sub(position);
+        let events = progress::Total::of(&progress::of_route(of, &self.route)).pending;
         let since = self.store.behind_since(events);
         let behind = since.map(|since| Behind {
             events,

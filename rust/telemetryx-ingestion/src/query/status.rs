@@ -2,8 +2,10 @@
 
 use http::StatusCode;
 use serde_json::{Map, Value, json};
+use tokio::runtime::Handle;
 
 use super::Query;
+use super::progress::{self, PartitionProgress, Total};
 use crate::admission::RateLimiter;
 use crate::clock;
 use crate::observe::Counted;
@@ -12,18 +14,24 @@ use crate::route::RouteStatus;
 /// Routes, journal, version, uptime.
 #[must_use]
 pub fn status(of: &Query) -> Value {
+    Handle::current().block_on(of.refresh());
     let routes: Map<_, _> = of
         .routes
         .iter()
         .map(|route| {
+            let partitions = progress::of_route(of, route);
+            let total = Total::of(&partitions);
             let status = route.status();
-            let entry = json!({
+            let mut entry = json!({
                 "sink": route.kind(),
-                "cursor": status.position,
-                "lag_events": of.journal.end().saturating_sub(status.position),
+                "cursor": total.position,
+                "lag_events": total.pending,
                 "lag_seconds": lag_seconds(&status),
                 "health": status.sink,
             });
+            if partitions.len() > 1 {
+                entry["partitions"] = partitions.iter().map(shown).collect();
+            }
             (route.name().to_owned(), entry)
         })
         .collect();
@@ -53,6 +61,15 @@ pub fn status(of: &Query) -> Value {
         "webhooks": webhooks,
         "certificates": of.certificates.to_json(),
         "routes": routes,
+    })
+}
+
+fn shown(it: &PartitionProgress) -> Value {
+    json!({
+        "partition": it.extent.partition,
+        "cursor": it.progress.position,
+        "lag_events": it.pending(),
+        "read_here": it.is_read_here,
     })
 }
 
@@ -128,18 +145,15 @@ pub fn metrics(of: &Query) -> String {
     metrics.queue_depth.set(of.journal.backlog().events as f64);
     metrics.memory.set(of.intake.memory.used() as f64);
     for route in &of.routes {
+        let total = Total::of(&progress::of_route(of, route));
         let status = route.status();
-        let end = of.journal.end();
-        let pending = end - status.position;
         let handles = route.metrics();
-        handles.lag_events.set(pending as f64);
+        handles.lag_events.set(total.pending as f64);
         handles.lag_seconds.set(lag_seconds(&status));
         handles
             .breaker_open
             .set(f64::from(u8::from(status.sink.breaker_open)));
-        handles
-            .ledger_difference
-            .set((i128::from(status.position) - i128::from(status.books.passed())) as f64);
+        handles.ledger_difference.set(total.difference() as f64);
     }
     metrics.render()
 }

@@ -7,7 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::breaker::Breaker;
 use super::shared_sink::{Delivered, SharedSink};
-use super::{EventBatch, RouteHandle};
+use super::EventBatch;
+use super::handle::ReaderHandle;
 use crate::config::RetryConfig;
 use crate::sinks::RejectedBySink;
 
@@ -34,7 +35,7 @@ pub(super) struct Deliverer {
     pub(super) sink: SharedSink,
     pub(super) retry: RetryConfig,
     pub(super) breaker: Breaker,
-    pub(super) handle: RouteHandle,
+    pub(super) handle: ReaderHandle,
     /// How often the route went back since its last commit. As long as it has, what succeeds may only be what succeeded
     /// before: nobody says that all is well.
     pub(super) rewinds: u32,
@@ -170,7 +171,6 @@ impl Deliverer {
 
     fn succeeded(&mut self) {
         self.breaker.succeeded();
-        self.handle.metrics().breaker_open.set(0.0);
         if self.rewinds == 0 {
             self.handle.sink_is_up();
         }
@@ -180,7 +180,6 @@ impl Deliverer {
         let opened = self.breaker.failed(Instant::now());
         self.handle.sink_is_down(error, self.breaker.is_open());
         if opened {
-            self.handle.metrics().breaker_open.set(1.0);
             tracing::warn!(
                 route = self.handle.name(),
                 reason = error,

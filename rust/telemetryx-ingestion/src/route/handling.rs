@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::delivering::Stopped;
 use super::pipeline::Refused;
-use super::runner::{Route, RouteError};
+use super::runner::{Reader, RouteError};
 use super::under_way::UnderWay;
 use super::{Books, Cause, Origin};
 use crate::clock;
@@ -35,7 +35,7 @@ impl Handled {
     }
 }
 
-impl Route {
+impl Reader {
     /// Takes one delivery through the pipeline and to the sink, and settles it.
     pub(super) async fn handle_batch(&mut self, delivery: Delivery) -> Result<Handled, RouteError> {
         let under_way = UnderWay::new(Arc::clone(&self.metrics));
@@ -124,6 +124,7 @@ impl Route {
                     code: refused.code,
                     field: None,
                     message: refused.message,
+                    partition: delivery.partition,
                     offset: Some(refused.offset),
                     format: "stored",
                     body: delivery

@@ -2,7 +2,8 @@
 //!
 //! | file | purpose |
 //! | --- | --- |
-//! | `runner.rs` | [`Route`]: what it is made of; one run after the other, whatever goes wrong |
+//! | `supervisor.rs` | [`Route`]: a reader for each partition that this process reads |
+//! | `runner.rs` | a reader: what it is made of; one run after the other, whatever goes wrong |
 //! | `run.rs` | one run, from the last commit on: read › filter › process › deliver › settle › commit |
 //! | `handling.rs` | one batch, from the journal's bytes until it is settled |
 //! | `pipeline.rs` | filter and processors, and what they make of a batch |
@@ -15,7 +16,7 @@
 //! | `filter.rs` | which events a route wants |
 //! | `commit.rs` | what is saved with the cursor, and how often |
 //! | `under_way.rs` | a batch that must be settled or given back |
-//! | `books.rs` | what became of every event, exact at every moment |
+//! | `books.rs`, `handle.rs` | what became of every event, exact at every moment; others' view of a route |
 //! | `redrive.rs`, `replay.rs` | dead letters sent again; events delivered again |
 //!
 //! A route knows `journal`, `processors`, `sinks` and `control`; nobody but `service` and `query` knows a
@@ -27,6 +28,7 @@ mod breaker;
 mod commit;
 mod delivering;
 mod filter;
+mod handle;
 mod handling;
 mod pipeline;
 mod read_ahead;
@@ -36,12 +38,15 @@ mod replay;
 mod run;
 mod runner;
 mod shared_sink;
+mod supervisor;
 #[cfg(test)]
 mod tests;
 mod under_way;
 
 pub use batch::{Cause, EventBatch, Letter, Origin, Stretch};
-pub use books::{Books, RouteHandle, RouteStatus, SinkHealth};
+pub use books::Books;
 pub use commit::saved_books;
 pub use filter::RouteFilter;
-pub use runner::{Route, RouteError, RouteSettings};
+pub use handle::{Progress, RouteHandle, RouteStatus, SinkHealth};
+pub use runner::{Plugins, RouteError, RouteSettings};
+pub use supervisor::Route;

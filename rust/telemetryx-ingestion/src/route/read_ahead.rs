@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use super::RouteHandle;
 use super::commit::NEVER;
+use super::handle::ReaderHandle;
 use crate::journal::{BatchLimit, Delivery, JournalError, Subscription};
 
 /// A sink that answers sooner is not read ahead for: each batch would be smaller and cost more.
@@ -51,7 +51,7 @@ impl ReadAhead {
     pub(super) async fn next(
         &mut self,
         subscription: &mut dyn Subscription,
-        handle: &RouteHandle,
+        handle: &ReaderHandle,
     ) -> Result<Delivery, JournalError> {
         // A sink that is only slow has its route stop after each batch: it is said once, until it takes them quickly.
         let quick = self.taken.elapsed() < SAID_AFTER;
@@ -80,7 +80,7 @@ impl ReadAhead {
     pub(super) async fn fill(
         &mut self,
         subscription: &mut dyn Subscription,
-        handle: &RouteHandle,
+        handle: &ReaderHandle,
         said_after: Duration,
     ) -> Infallible {
         tokio::time::sleep(SLOW).await;
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use crate::config::FilterConfig;
     use crate::journal::{DeliveryId, Slice};
-    use crate::route::RouteFilter;
+    use crate::route::{RouteFilter, RouteHandle};
 
     /// A log of `records` records of 100 bytes, one event each.
     struct Log {
@@ -138,7 +138,7 @@ mod tests {
     #[async_trait]
     impl Subscription for Log {
         async fn next(&mut self, limit: BatchLimit) -> Result<Delivery, JournalError> {
-            let mut batch = Delivery::at(self.at);
+            let mut batch = Delivery::at(0, self.at);
             while self.at < self.records
                 && (self.at - batch.first) < limit.events as u64
                 && (batch.bytes + 100 <= limit.bytes || batch.bytes == 0)
@@ -181,13 +181,13 @@ mod tests {
         }
     }
 
-    fn handle() -> RouteHandle {
+    fn handle() -> ReaderHandle {
         let filter = RouteFilter::new(&FilterConfig::default(), None);
-        RouteHandle::new("r", "stats", None, filter)
+        RouteHandle::new("r", "stats", None, filter).reader(0)
     }
 
     /// Fills for so long.
-    async fn fill(ahead: &mut ReadAhead, log: &mut Log, handle: &RouteHandle, time: Duration) {
+    async fn fill(ahead: &mut ReadAhead, log: &mut Log, handle: &ReaderHandle, time: Duration) {
         let filled = ahead.fill(log, handle, SAID_AFTER);
         tokio::time::timeout(time, filled).await.unwrap_err();
     }
@@ -230,7 +230,7 @@ mod tests {
                 records: depth,
                 at: 0,
             };
-            let pauses = || handle.status().pauses.count();
+            let pauses = || handle.route().status().pauses.count();
             ahead.next(&mut log, &handle).await.unwrap();
             fill(&mut ahead, &mut log, &handle, SAID_AFTER * 2).await;
             assert_eq!(pauses(), 0, "there is nothing that it could read");

@@ -6,11 +6,12 @@
 use telemetryx_common::wire;
 
 use super::delivering::Stopped;
-use super::runner::{Route, RouteError};
+use super::runner::{Reader, RouteError};
 use super::shared_sink::Delivered;
 use super::{Cause, EventBatch, Letter};
 use crate::clock;
 use crate::control::Kept;
+use crate::journal::log_of;
 use crate::sinks::{DeliverError, RejectedBySink};
 
 /// Letters taken at a time.
@@ -29,31 +30,31 @@ pub(super) enum Redriven {
 }
 
 /// Sends some of the letters that wait.
-pub(super) async fn serve(route: &mut Route) -> Result<Redriven, RouteError> {
-    let letters = route
+pub(super) async fn serve(reader: &mut Reader) -> Result<Redriven, RouteError> {
+    let letters = reader
         .control
-        .letters_to_redrive(Some(route.handle.name()), AT_ONCE)
+        .letters_to_redrive(Some((reader.handle.name(), reader.handle.partition())), AT_ONCE)
         .map_err(|error| RouteError::Rewind(error.to_string()))?;
     let mut done = Redriven::Nothing;
     for letter in letters {
-        if route.redriven.contains(&letter.id) {
+        if reader.redriven.contains(&letter.id) {
             // Sent, and gone with the next commit: then those behind it are found.
             done = Redriven::Some;
             continue;
         }
-        if !route.deliverer.sink.rests_for().is_zero() {
+        if !reader.deliverer.sink.rests_for().is_zero() {
             let why = "its destination wants to be left alone for a while";
             return Ok(Redriven::Later(why.to_owned()));
         }
         done = Redriven::Some;
-        let Ok(sent) = send(route, &letter).await else {
+        let Ok(sent) = send(reader, &letter).await else {
             return Ok(Redriven::Stopped);
         };
         match sent {
             Ok(delivered) => {
-                route.redriven.push(letter.id);
-                if !route.handle.redriven(delivered) {
-                    route.metrics.internal_errors.increment(1);
+                reader.redriven.push(letter.id);
+                if !reader.handle.redriven(delivered) {
+                    reader.metrics.internal_errors.increment(1);
                     tracing::error!(
                         letter = letter.id,
                         "a dead letter was sent again that no book has"
@@ -65,7 +66,7 @@ pub(super) async fn serve(route: &mut Route) -> Result<Redriven, RouteError> {
                     .into_iter()
                     .next()
                     .map_or_else(Default::default, |why| (why.code, why.message));
-                bury_again(route, letter.id, code, message).await?;
+                bury_again(reader, letter.id, code, message).await?;
             }
             Err(error) => return Ok(Redriven::Later(error.to_string())),
         }
@@ -73,8 +74,8 @@ pub(super) async fn serve(route: &mut Route) -> Result<Redriven, RouteError> {
     Ok(done)
 }
 
-async fn bury_again(route: &Route, id: i64, code: &str, message: String) -> Result<(), RouteError> {
-    let buried = route.control.bury_again(id, code.to_owned(), message).await;
+async fn bury_again(reader: &Reader, id: i64, code: &str, message: String) -> Result<(), RouteError> {
+    let buried = reader.control.bury_again(id, code.to_owned(), message).await;
     buried.map_err(|error| RouteError::Rewind(error.to_string()))
 }
 
@@ -82,14 +83,14 @@ async fn bury_again(route: &Route, id: i64, code: &str, message: String) -> Resu
 ///
 /// # Errors
 /// [`Stopped`]; the inner error is the sink's, or a processor's.
-async fn send(route: &Route, letter: &Kept) -> Result<Result<bool, DeliverError>, Stopped> {
-    let mut batch = match batch_of(route, letter).await {
+async fn send(reader: &Reader, letter: &Kept) -> Result<Result<bool, DeliverError>, Stopped> {
+    let mut batch = match batch_of(reader, letter).await {
         Ok(batch) if batch.is_empty() => return Ok(Ok(false)),
         Ok(batch) => batch,
         Err(error) => return Ok(Err(error)),
     };
     let mut done = Delivered::default();
-    let attempt = route.deliverer.attempt(&mut batch, &mut done, false);
+    let attempt = reader.deliverer.attempt(&mut batch, &mut done, false);
     if let Err(error) = attempt.await? {
         return Ok(Err(DeliverError::Retryable(error)));
     }
@@ -100,7 +101,7 @@ async fn send(route: &Route, letter: &Kept) -> Result<Result<bool, DeliverError>
 }
 
 /// The letter's event, processed.
-async fn batch_of<'l>(route: &Route, letter: &'l Kept) -> Result<EventBatch<'l>, DeliverError> {
+async fn batch_of<'l>(reader: &Reader, letter: &'l Kept) -> Result<EventBatch<'l>, DeliverError> {
     let rejected = |code, message| {
         DeliverError::Rejected(vec![RejectedBySink {
             index: 0,
@@ -108,7 +109,7 @@ async fn batch_of<'l>(route: &Route, letter: &'l Kept) -> Result<EventBatch<'l>,
             message,
         }])
     };
-    let log = route.journal.identity();
+    let log = log_of(reader.journal.identity(), reader.handle.partition());
     let number = letter.id;
     let cause = Cause::Redrive(Letter { log, number });
     let mut batch = EventBatch::new(cause, clock::now());
@@ -117,7 +118,7 @@ async fn batch_of<'l>(route: &Route, letter: &'l Kept) -> Result<EventBatch<'l>,
         batch.push(letter.offset.unwrap_or_default(), event);
     }
     // Without those that keep state: most have seen the event when it came the first time.
-    let refused = route
+    let refused = reader
         .pipeline
         .stateless()
         .process(&mut batch)

@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::pipeline::Pipeline;
 use super::shared_sink::{Delivered, SharedSink};
-use super::{Cause, RouteHandle};
+use super::Cause;
+use super::handle::ReaderHandle;
 use crate::clock;
 use crate::control::{Control, ControlError, Replay, ReplayState};
 use crate::journal::{BatchLimit, Journal};
@@ -24,7 +25,7 @@ pub(super) struct Replayer {
     pub(super) control: Control,
     pub(super) pipeline: Pipeline,
     pub(super) sink: SharedSink,
-    pub(super) handle: RouteHandle,
+    pub(super) handle: ReaderHandle,
     pub(super) limit: BatchLimit,
     pub(super) stop: CancellationToken,
 }
@@ -38,7 +39,7 @@ impl Replayer {
         let serve = async {
             while changes.changed().await.is_ok() {
                 loop {
-                    match self.control.next_replay(self.handle.name()) {
+                    match self.control.next_replay(self.handle.name(), self.handle.partition()) {
                         Ok(Some(replay)) => self.replay(replay).await,
                         Ok(None) => break,
                         Err(error) => {
@@ -92,11 +93,10 @@ impl Replayer {
             self.save(replay).await;
             return Ok(());
         }
-        let behind = replay.behind.min(self.journal.end());
-        let delivery = self
+        let scan = self
             .journal
-            .scan(replay.next, behind, self.limit)
-            .map_err(|error| error.to_string())?;
+            .scan(replay.partition, replay.next, replay.behind, self.limit);
+        let delivery = scan.await.map_err(|error| error.to_string())?;
         for gap in &delivery.gaps {
             tracing::warn!(
                 route = replay.route,

@@ -12,7 +12,7 @@ use super::delivering::Unflushed;
 use super::handling::Handled;
 use super::read_ahead::{self, ReadAhead};
 use super::redrive::{self, Redriven};
-use super::runner::{Route, RouteError};
+use super::runner::{Reader, RouteError};
 use crate::journal::{Delivery, DeliveryId, JournalError, Subscription};
 
 /// When dead letters are tried again that the sink could not take.
@@ -24,7 +24,7 @@ const FLUSH_SAID_AFTER: Duration = Duration::from_millis(if cfg!(test) { 50 } el
 
 /// What a run has in its hands beside the route.
 pub(super) struct Run<'r> {
-    route: &'r mut Route,
+    reader: &'r mut Reader,
     subscription: Box<dyn Subscription>,
     ahead: ReadAhead,
     pace: CommitPace,
@@ -37,11 +37,11 @@ pub(super) struct Run<'r> {
 }
 
 impl<'r> Run<'r> {
-    pub(super) fn new(route: &'r mut Route, subscription: Box<dyn Subscription>) -> Self {
+    pub(super) fn new(reader: &'r mut Reader, subscription: Box<dyn Subscription>) -> Self {
         Self {
-            ahead: ReadAhead::new(route.limit, route.batches_max),
+            ahead: ReadAhead::new(reader.limit, reader.batches_max),
             pace: CommitPace::new(&*subscription),
-            route,
+            reader,
             subscription,
             redrive_at: None,
             letters_wait: false,
@@ -51,29 +51,29 @@ impl<'r> Run<'r> {
 
     /// Returns when the route is to end, with a last commit unless a batch was given back.
     pub(super) async fn until_it_ends(mut self) -> Result<(), RouteError> {
-        let (drain, stop) = self.route.stoppers();
-        let mut changes = self.route.control.changes();
+        let (drain, stop) = self.reader.stoppers();
+        let mut changes = self.reader.control.changes();
         changes.mark_changed();
         let mut asking = true;
-        if self.route.deliverer.rewinds > 0 {
+        if self.reader.deliverer.rewinds > 0 {
             // Only a commit says that it is over.
             self.pace.touch();
         }
         self.check().await;
         loop {
             let has_more = self.ahead.has_more(&*self.subscription);
-            let idle = !has_more && !self.route.pipeline.has_output();
+            let idle = !has_more && !self.reader.pipeline.has_output();
             if self.redrive_in().is_zero() && self.redrive().await?.is_given_back() {
                 return Ok(());
             }
-            let wants_save = self.route.pipeline.wants_save();
+            let wants_save = self.reader.pipeline.wants_save();
             if wants_save {
-                self.route.sink().hurry();
+                self.reader.sink().hurry();
             }
             let due_in = self.commit_in(idle);
             // A sink that keeps something says when to commit: sooner, its pieces would be small.
             let at_once = wants_save || self.is_pressed();
-            if due_in.is_zero() || (self.route.kept.is_none() && at_once) {
+            if due_in.is_zero() || (self.reader.kept.is_none() && at_once) {
                 if self.commit().await?.is_given_back() {
                     return Ok(());
                 }
@@ -82,9 +82,12 @@ impl<'r> Run<'r> {
             if stop.is_cancelled() || (drain.is_cancelled() && idle) {
                 break;
             }
-            if self.route.pipeline.has_output() && !has_more {
-                let nothing = Delivery::at(self.subscription.position());
-                if self.route.handle_batch(nothing).await?.is_given_back() {
+            if self.reader.pipeline.has_output() && !has_more {
+                let nothing = Delivery::at(
+                    self.reader.handle.partition(),
+                    self.subscription.position(),
+                );
+                if self.reader.handle_batch(nothing).await?.is_given_back() {
                     return Ok(());
                 }
                 self.pace.touch();
@@ -95,7 +98,7 @@ impl<'r> Run<'r> {
                 self.check().await;
                 continue;
             }
-            let output_in = self.route.pipeline.output_in().unwrap_or(NEVER);
+            let output_in = self.reader.pipeline.output_in().unwrap_or(NEVER);
             let due = due_in.min(self.redrive_in()).min(output_in).min(check_in);
             tokio::select! {
                 biased;
@@ -107,7 +110,7 @@ impl<'r> Run<'r> {
                     }
                 }
                 () = drain.cancelled(), if idle => {}
-                delivery = self.ahead.next(&mut *self.subscription, &self.route.handle) => {
+                delivery = self.ahead.next(&mut *self.subscription, &self.reader.handle) => {
                     if self.handle_batch(delivery?).await?.is_given_back() {
                         return Ok(());
                     }
@@ -120,18 +123,18 @@ impl<'r> Run<'r> {
 
     /// Handles a batch, and reads ahead meanwhile.
     async fn handle_batch(&mut self, delivery: Delivery) -> Result<Handled, RouteError> {
-        let handle = self.route.handle.clone();
+        let handle = self.reader.handle.clone();
         let subscription = &mut *self.subscription;
         tokio::select! {
             biased;
-            handled = self.route.handle_batch(delivery) => handled,
+            handled = self.reader.handle_batch(delivery) => handled,
             never = self.ahead.fill(subscription, &handle, read_ahead::SAID_AFTER) => match never {},
         }
     }
 
     /// Sends dead letters again that an operator asked for.
     async fn redrive(&mut self) -> Result<Handled, RouteError> {
-        let redriven = redrive::serve(self.route).await?;
+        let redriven = redrive::serve(self.reader).await?;
         if !matches!(redriven, Redriven::Nothing) {
             self.pace.touch();
         }
@@ -142,11 +145,11 @@ impl<'r> Run<'r> {
             Redriven::Some => Some(COMMIT_EVERY),
             Redriven::Later(error) => {
                 if !waited {
-                    let route = self.route.handle.name();
+                    let route = self.reader.handle.name();
                     tracing::warn!(route, error, "dead letters cannot be sent again now");
                 }
                 self.letters_wait = true;
-                Some(REDRIVE_AGAIN.max(self.route.deliverer.sink.rests_for()))
+                Some(REDRIVE_AGAIN.max(self.reader.deliverer.sink.rests_for()))
             }
             Redriven::Stopped => return Ok(Handled::GivenBack),
         };
@@ -161,13 +164,13 @@ impl<'r> Run<'r> {
 
     /// Asks the sink how it is, for `/health`.
     async fn check(&mut self) {
-        self.route.deliverer.check().await;
+        self.reader.deliverer.check().await;
         self.checked = Instant::now();
     }
 
     /// A sink that was down may be well again, and nothing is delivered to see it by.
     fn check_in(&self, idle: bool) -> Duration {
-        if idle && self.route.deliverer.rewinds == 0 && self.route.handle.is_down() {
+        if idle && self.reader.deliverer.rewinds == 0 && self.reader.handle.is_down() {
             CHECK_AGAIN.saturating_sub(self.checked.elapsed())
         } else {
             NEVER
@@ -176,18 +179,18 @@ impl<'r> Run<'r> {
 
     /// True if what is passed has to be known at once, since the journal can make room only then for what the sink hands back.
     fn is_pressed(&self) -> bool {
-        self.route.sink().hands_back()
-            && self.pace.is_dirty(self.route.handle.position())
-            && !self.route.journal.status().is_ok()
+        self.reader.sink().hands_back()
+            && self.pace.is_dirty(self.reader.handle.progress().position)
+            && !self.reader.journal.status().is_ok()
     }
 
     /// How long until the next commit: until the sink has kept long enough what it was handed, if it keeps something. After
     /// a flush by somebody else, a replay, it keeps nothing any more that is not settled yet.
     fn commit_in(&self, idle: bool) -> Duration {
-        if self.route.kept.is_none() {
-            return self.pace.due_in(self.route.handle.position(), idle);
+        if self.reader.kept.is_none() {
+            return self.pace.due_in(self.reader.handle.progress().position, idle);
         }
-        let until = self.route.sink().keeps_until();
+        let until = self.reader.sink().keeps_until();
         until.map_or(Duration::ZERO, |at| {
             at.saturating_duration_since(Instant::now())
         })
@@ -196,17 +199,17 @@ impl<'r> Run<'r> {
     /// Lets the sink write what it keeps, settles it, and saves all there is to save.
     async fn commit(&mut self) -> Result<Handled, RouteError> {
         let Self {
-            route,
+            reader,
             subscription,
             ahead,
             pace,
             ..
         } = self;
         let started = Instant::now();
-        let handle = route.handle.clone();
+        let handle = reader.handle.clone();
         let flushed = tokio::select! {
             biased;
-            flushed = route.deliverer.flush() => flushed,
+            flushed = reader.deliverer.flush() => flushed,
             never = ahead.fill(&mut **subscription, &handle, FLUSH_SAID_AFTER) => match never {},
         };
         match flushed {
@@ -214,19 +217,19 @@ impl<'r> Run<'r> {
             Err(Unflushed::Lost(error)) => return Err(RouteError::Rewind(error)),
             Err(Unflushed::Stopped) => return Ok(Handled::GivenBack),
         }
-        if let Some(kept) = route.kept.take() {
+        if let Some(kept) = reader.kept.take() {
             kept.settle(&handle);
         }
-        let status = handle.status();
+        let progress = handle.progress();
         let saved = Saved {
-            books: status.books,
-            processors: route.pipeline.save(),
-            sink: route.sink().save().unwrap_or_default(),
-            redriven: route.redriven.clone(),
+            books: progress.books,
+            processors: reader.pipeline.save(),
+            sink: reader.sink().save().unwrap_or_default(),
+            redriven: reader.redriven.clone(),
         };
         let state =
             serde_json::to_vec(&saved).map_err(|error| RouteError::Stop(error.to_string()))?;
-        let committed = subscription.commit(DeliveryId(status.position), &state);
+        let committed = subscription.commit(DeliveryId(progress.position), &state);
         committed.await.map_err(|error| match error {
             // Going back would not make it smaller.
             JournalError::StateTooLarge { .. } => {
@@ -234,13 +237,13 @@ impl<'r> Run<'r> {
             }
             other => other.into(),
         })?;
-        route.pipeline.saved();
-        if !route.redriven.is_empty() && route.control.settle(route.redriven.clone()).await.is_ok()
+        reader.pipeline.saved();
+        if !reader.redriven.is_empty() && reader.control.settle(reader.redriven.clone()).await.is_ok()
         {
-            route.redriven.clear();
+            reader.redriven.clear();
         }
-        route.deliverer.committed();
-        pace.committed(status.position, started.elapsed());
+        reader.deliverer.committed();
+        pace.committed(progress.position, started.elapsed());
         Ok(Handled::Settled)
     }
 }

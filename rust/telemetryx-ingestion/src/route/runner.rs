@@ -1,5 +1,5 @@
-//! A route: what it is made of, and that it goes on whatever goes wrong. One run of it after the other begins at the last
-//! commit, until it is asked to end or an operator has to decide.
+//! One route over one partition: what it is made of, and that it goes on whatever goes wrong. One run of it after the other
+//! begins at the last commit, until it is asked to end or an operator has to decide.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::RouteFilter;
-use super::books::{Books, RouteHandle};
+use super::Books;
 use super::breaker::Breaker;
 use super::commit::Saved;
 use super::delivering::Deliverer;
+use super::handle::{ReaderHandle, RouteHandle};
 use super::pipeline::{Pipeline, Step};
 use super::replay::Replayer;
 use super::run::Run;
@@ -20,10 +20,9 @@ use super::shared_sink::SharedSink;
 use super::under_way::Kept;
 use crate::config::{BreakerConfig, FilterConfig, RetryConfig};
 use crate::control::Control;
-use crate::journal::{BatchLimit, Journal, JournalError, Subscription};
+use crate::journal::{Assignment, BatchLimit, Journal, JournalError, Subscription};
 use crate::observe::Metrics;
 use crate::processors::EventProcessor;
-use crate::query::CounterStore;
 use crate::sinks::Sink;
 
 /// What ends a run of the loop before it is asked to stop.
@@ -35,6 +34,9 @@ pub enum RouteError {
     /// An operator has to decide; the route stays stopped.
     #[error("{0}")]
     Stop(String),
+    /// Another process reads the partition now.
+    #[error("{0}")]
+    Lost(String),
 }
 
 impl From<JournalError> for RouteError {
@@ -44,6 +46,7 @@ impl From<JournalError> for RouteError {
             JournalError::DamagedCursor(_) | JournalError::StateTooLarge { .. } => {
                 Self::Stop(error.to_string())
             }
+            JournalError::Lost(_) => Self::Lost(error.to_string()),
             JournalError::Io(_) | JournalError::Closed => Self::Rewind(error.to_string()),
         }
     }
@@ -59,7 +62,7 @@ pub struct RouteSettings {
     pub filter: FilterConfig,
     /// When a batch is full.
     pub limit: BatchLimit,
-    /// Most batches in memory at a time, the one under way included.
+    /// Most batches of a partition in memory at a time, the one under way included.
     pub batches_max: usize,
     /// Parts of a batch that are delivered at the same time.
     pub in_flight: usize,
@@ -69,8 +72,29 @@ pub struct RouteSettings {
     pub breaker: BreakerConfig,
 }
 
-/// One route.
-pub struct Route {
+/// A route's plug-ins. Each reader has its own, which know nothing of other partitions.
+pub struct Plugins {
+    /// The processors by name, in order.
+    pub processors: Vec<(String, Box<dyn EventProcessor>)>,
+    /// The sink.
+    pub sink: Box<dyn Sink>,
+}
+
+/// What the readers of a route have in common.
+pub(super) struct Common {
+    pub(super) settings: RouteSettings,
+    pub(super) journal: Arc<dyn Journal>,
+    pub(super) control: Control,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) handle: RouteHandle,
+    /// Cancelled when all shall end that have passed everything.
+    pub(super) drain: CancellationToken,
+    /// Cancelled when all shall end at once.
+    pub(super) stop: CancellationToken,
+}
+
+/// One route over one partition.
+pub(super) struct Reader {
     pub(super) journal: Arc<dyn Journal>,
     pub(super) control: Control,
     pub(super) metrics: Arc<Metrics>,
@@ -78,35 +102,26 @@ pub struct Route {
     pub(super) batches_max: usize,
     pub(super) pipeline: Pipeline,
     pub(super) deliverer: Deliverer,
-    pub(super) handle: RouteHandle,
+    pub(super) handle: ReaderHandle,
     pub(super) redriven: Vec<i64>,
     /// What the sink keeps back.
     pub(super) kept: Option<Kept>,
-    /// The subscription for the first run. (A lock only because the route is shared between awaits.)
+    assignment: Box<dyn Assignment>,
+    /// The subscription for the first run. (A lock only because the reader is shared between awaits.)
     opened: Mutex<Option<Result<Box<dyn Subscription>, RouteError>>>,
 }
 
-impl Route {
-    /// A route over `journal`; `processors` are named. It is where it was at its last commit from here on: nobody sees
-    /// it without its books, and the backlog counts from its position, before it runs.
-    #[must_use]
-    pub fn new(
-        settings: RouteSettings,
-        processors: Vec<(String, Box<dyn EventProcessor>)>,
-        sink: Box<dyn Sink>,
-        journal: Arc<dyn Journal>,
-        control: Control,
-        metrics: Arc<Metrics>,
+impl Reader {
+    /// Of the partition that was assigned. It is where it was at its last commit from here on: nobody sees it without its
+    /// books before it runs.
+    pub(super) async fn open(
+        common: &Common,
+        plugins: Plugins,
+        assignment: Box<dyn Assignment>,
     ) -> Self {
-        let filter = RouteFilter::new(&settings.filter, sink.leaves_out());
-        let refuses_replay = sink.refuses_replay();
-        let handle = RouteHandle::new(
-            &settings.name,
-            &settings.kind,
-            refuses_replay,
-            filter.clone(),
-        );
-        let steps = processors.into_iter().map(|(name, processor)| {
+        let settings = &common.settings;
+        let handle = common.handle.reader(assignment.partition());
+        let steps = plugins.processors.into_iter().map(|(name, processor)| {
             let metrics = handle.metrics().plugin(&name);
             Step {
                 name,
@@ -115,79 +130,60 @@ impl Route {
             }
         });
         let mut this = Self {
-            journal,
-            control,
-            metrics,
+            journal: Arc::clone(&common.journal),
+            control: common.control.clone(),
+            metrics: Arc::clone(&common.metrics),
             limit: settings.limit,
             batches_max: settings.batches_max,
             pipeline: Pipeline {
-                filter,
+                filter: common.handle.filter().clone(),
                 steps: steps.collect(),
             },
             deliverer: Deliverer {
-                sink: SharedSink::new(sink, settings.in_flight),
-                retry: settings.retry,
+                sink: SharedSink::new(plugins.sink, settings.in_flight),
+                retry: settings.retry.clone(),
                 breaker: Breaker::new(&settings.breaker),
                 rewinds: 0,
                 handle: handle.clone(),
-                drain: CancellationToken::new(),
-                stop: CancellationToken::new(),
+                drain: common.drain.child_token(),
+                stop: common.stop.child_token(),
             },
             handle,
             redriven: Vec::new(),
             kept: None,
+            assignment,
             opened: Mutex::new(None),
         };
-        *this.opened.get_mut() = Some(this.open());
+        let opened = this.subscribe().await;
+        *this.opened.get_mut() = Some(opened);
         this
     }
 
     /// Subscribes, and takes back what was saved with the last commit.
-    fn open(&mut self) -> Result<Box<dyn Subscription>, RouteError> {
-        let subscription = self.journal.subscribe(self.handle.name())?;
+    async fn subscribe(&mut self) -> Result<Box<dyn Subscription>, RouteError> {
+        let subscription = self.assignment.open().await?;
         self.restore(&*subscription)?;
         Ok(subscription)
     }
 
-    /// Others' view of it.
-    #[must_use]
-    pub fn handle(&self) -> RouteHandle {
-        self.handle.clone()
-    }
-
     /// Its sink.
-    #[must_use]
-    pub fn sink(&self) -> &dyn Sink {
+    pub(super) fn sink(&self) -> &dyn Sink {
         self.deliverer.sink.get()
     }
 
-    /// The counters that its sink or one of its processors keeps.
-    #[must_use]
-    pub fn counters(&self) -> Option<Arc<dyn CounterStore>> {
-        self.sink()
-            .counters()
-            .or_else(|| self.processors().find_map(EventProcessor::counters))
-    }
-
-    /// Its name.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        self.handle.name()
-    }
-
-    /// Its processors.
-    pub fn processors(&self) -> impl Iterator<Item = &dyn EventProcessor> {
-        self.pipeline.steps.iter().map(|step| &*step.processor)
-    }
-
     /// Cancel the first to let it end when it has passed everything, the second to let it end at once.
-    #[must_use]
-    pub fn stoppers(&self) -> (CancellationToken, CancellationToken) {
+    pub(super) fn stoppers(&self) -> (CancellationToken, CancellationToken) {
         (self.deliverer.drain.clone(), self.deliverer.stop.clone())
     }
 
-    /// Runs until it is asked to end. Panics of plug-ins are counted, and the route goes back to its last commit.
-    pub async fn run(mut self) {
+    /// Runs until it is asked to end, or the partition is to go to another process. Panics of plug-ins are counted, and it
+    /// goes back to its last commit.
+    pub(super) async fn run(mut self) {
+        let (revoked, stop) = (self.assignment.revoked(), self.deliverer.stop.clone());
+        let watch = tokio::spawn(async move {
+            revoked.cancelled().await;
+            stop.cancel();
+        });
         let replays = tokio::spawn(
             Replayer {
                 journal: Arc::clone(&self.journal),
@@ -202,6 +198,7 @@ impl Route {
         );
         self.keep_running().await;
         replays.abort();
+        watch.abort();
     }
 
     async fn keep_running(&mut self) {
@@ -218,6 +215,11 @@ impl Route {
                 }
             };
             match error {
+                RouteError::Lost(error) => {
+                    let partition = self.handle.partition();
+                    tracing::info!(route = self.handle.name(), partition, error, "it is read elsewhere now");
+                    return;
+                }
                 RouteError::Stop(error) => {
                     tracing::error!(route = self.handle.name(), error, "the route is stopped");
                     self.handle.stopped(&error);
@@ -247,12 +249,16 @@ impl Route {
     async fn run_from_last_commit(&mut self) -> Result<(), RouteError> {
         let subscription = match self.opened.get_mut().take() {
             Some(opened) => opened?,
-            None => self.open()?,
+            None => self.subscribe().await?,
         };
         // Letters behind the last commit are of batches that come again now.
         let forgotten = self
             .control
-            .forget_from(self.handle.name(), subscription.position());
+            .forget_from(
+                self.handle.name(),
+                self.handle.partition(),
+                subscription.position(),
+            );
         forgotten
             .await
             .map_err(|error| RouteError::Rewind(error.to_string()))?;

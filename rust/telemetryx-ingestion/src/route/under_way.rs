@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Books, RouteHandle};
+use super::Books;
+use super::handle::ReaderHandle;
 use crate::journal::DeliveryId;
 use crate::observe::Metrics;
 
@@ -15,7 +16,7 @@ pub(super) struct Kept {
 
 impl Kept {
     /// They are flushed: the route's position moves past them.
-    pub(super) fn settle(self, handle: &RouteHandle) {
+    pub(super) fn settle(self, handle: &ReaderHandle) {
         handle.settle(self.end.0, self.books);
     }
 }
@@ -36,7 +37,7 @@ impl UnderWay {
     }
 
     /// Every event is accounted for: the route's position moves past them.
-    pub(super) fn settle(mut self, handle: &RouteHandle, end: DeliveryId, books: Books) {
+    pub(super) fn settle(mut self, handle: &ReaderHandle, end: DeliveryId, books: Books) {
         self.settled = true;
         handle.settle(end.0, books);
     }

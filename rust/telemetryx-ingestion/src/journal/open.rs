@@ -1,0 +1,63 @@
+//! Opens the engine that the config names.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{EmbeddedJournal, Journal};
+use crate::config::{Config, JournalEngine};
+use crate::observe::Metrics;
+
+/// Why a journal cannot be opened. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The one in files.
+    #[error("the journal in {}: {error}", path.display())]
+    Embedded {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        error: telemetryx_journal::OpenError,
+    },
+}
+
+/// What a journal is opened for.
+pub struct OpenedFor {
+    /// The names of the routes.
+    pub routes: Vec<String>,
+    /// True if routes append events themselves, and cannot get on if there is no room.
+    pub routes_append: bool,
+    /// Where it counts.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Opens the journal that the config names.
+///
+/// # Errors
+/// [`OpenError`].
+pub async fn open(config: &Config, opened_for: OpenedFor) -> Result<Arc<dyn Journal>, OpenError> {
+    match config.journal.engine {
+        JournalEngine::Embedded => {
+            let path = config.data_dir.join("journal");
+            let settings = &config.journal.embedded;
+            let OpenedFor {
+                routes,
+                routes_append,
+                metrics,
+            } = opened_for;
+            let opened = EmbeddedJournal::open(&path, settings, routes_append, metrics);
+            let journal = opened.map_err(|error| OpenError::Embedded {
+                path: path.clone(),
+                error,
+            })?;
+            for unused in journal.unused_cursors(&routes) {
+                tracing::warn!(
+                    route = unused,
+                    files = %path.join("cursors").join(unused.as_str()).display(),
+                    "a route that is not in the config holds back the journal's retention: \
+                     add it again, or stop the service and delete its cursor files (.a and .b)"
+                );
+            }
+            Ok(Arc::new(journal))
+        }
+    }
+}
