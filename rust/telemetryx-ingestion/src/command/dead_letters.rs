@@ -215,9 +215,18 @@ fn row(letter: &Kept) -> [String; 8] {
         letter.stage.clone(),
         letter.code.clone(),
         or_dash(letter.field.as_deref()),
-        or_dash(letter.offset.map(|offset| offset.to_string()).as_deref()),
+        place(letter),
         message(letter),
     ]
+}
+
+/// Its offset, behind the number of its partition where there are several.
+fn place(letter: &Kept) -> String {
+    match (letter.partition, letter.offset) {
+        (_, None) => "-".to_owned(),
+        (0, Some(offset)) => offset.to_string(),
+        (partition, Some(offset)) => format!("{partition}:{offset}"),
+    }
 }
 
 fn message(letter: &Kept) -> String {
@@ -259,9 +268,6 @@ fn show(db: &Connection, id: i64, as_json: bool) -> Result<ExitCode, Failure> {
 
 fn fields(letter: &Kept) -> String {
     let route = letter.route.as_deref().unwrap_or("- (refused at the door)");
-    let offset = letter
-        .offset
-        .map_or_else(|| "-".to_owned(), |offset| offset.to_string());
     let state = match letter.state.as_str() {
         "dead" => "dead",
         _ => "to be sent again",
@@ -274,7 +280,7 @@ fn fields(letter: &Kept) -> String {
         ("code", letter.code.clone()),
         ("field", letter.field.clone().unwrap_or_else(|| "-".into())),
         ("message", letter.message.clone()),
-        ("offset", offset),
+        ("offset", place(letter)),
         ("format", letter.format.clone()),
         (
             "request id",
@@ -411,6 +417,7 @@ mod tests {
             code: "missing_field".into(),
             field: Some("source".into()),
             message: "`source` must be given\u{1b}[2J".into(),
+            partition: 0,
             offset: None,
             format: "json".into(),
             body: b"{\"id\":\"\x1b[2J\xff\"}".to_vec(),

@@ -14,7 +14,7 @@ use super::operator::{
     DataDir, DataDirArgs, Failure, Moment, Progress, Unit, end, one_line, print,
 };
 use crate::config::{self, Config, RouteConfig};
-use crate::control::{ReplayState, replays};
+use crate::control::{Part, ReplayState, replays};
 use crate::sinks::{self, Emitter, SinkContext};
 
 /// How often it looks how far the replay is.
@@ -69,7 +69,12 @@ fn act(args: ReplayArgs, config: Option<&Path>) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
 
-    let id = replays::ask(&db, &args.route, first, behind)?;
+    let part = Part {
+        partition: 0,
+        first,
+        behind,
+    };
+    let id = replays::ask(&db, &args.route, &[part])?;
     let service = dir.service();
     let when = match service {
         Some(pid) => format!("the running service (process {pid}) begins within a second"),
@@ -150,33 +155,33 @@ fn range(dir: &DataDir, from: Moment, to: Option<Moment>) -> Result<(u64, u64), 
 
 fn follow(dir: &DataDir, db: &Connection, id: i64) -> Result<ExitCode, Failure> {
     let mut replay = replays::get(db, id)?;
-    let mut progress = Progress::new("replay", Unit::Events, replay.behind - replay.first);
+    let mut progress = Progress::new("replay", Unit::Events, replay.events());
     let mut looks = 0;
-    while replay.state == ReplayState::Pending {
-        let note = match &replay.error {
-            Some(error) => format!("waiting: {}", one_line(error)),
+    while replay.state() == ReplayState::Pending {
+        let note = match replay.error() {
+            Some(error) => format!("waiting: {}", one_line(&error)),
             None => String::new(),
         };
-        progress.show(replay.next.saturating_sub(replay.first), &note);
+        progress.show(replay.passed(), &note);
         looks += 1;
         if looks % LOOKS_PER_ASK == 0 && dir.service().is_none() {
             progress.end();
             return Err(Failure::failed(format!(
-                "the service has stopped at offset {}; replay {id} goes on at its next start",
-                replay.next
+                "the service has stopped after {} events of it; replay {id} goes on at its next start",
+                replay.passed()
             )));
         }
         std::thread::sleep(LOOK_EVERY);
         replay = replays::get(db, id)?;
     }
     progress.end();
-    match replay.state {
+    match replay.state() {
         ReplayState::Failed => Err(Failure::failed(format!(
             "replay {id} failed: {}",
-            one_line(&replay.error.unwrap_or_default())
+            one_line(&replay.error().unwrap_or_default())
         ))),
         ReplayState::Pending | ReplayState::Done => {
-            let left_out = (replay.behind - replay.first).saturating_sub(replay.delivered);
+            let left_out = replay.events().saturating_sub(replay.delivered());
             let rest = match left_out {
                 0 => String::new(),
                 _ => format!(
@@ -184,7 +189,11 @@ fn follow(dir: &DataDir, db: &Connection, id: i64) -> Result<ExitCode, Failure> 
                 ),
             };
             print(
-                format!("Done: {} events delivered again{rest}.\n", replay.delivered).as_bytes(),
+                format!(
+                    "Done: {} events delivered again{rest}.\n",
+                    replay.delivered()
+                )
+                .as_bytes(),
             )?;
             Ok(ExitCode::SUCCESS)
         }

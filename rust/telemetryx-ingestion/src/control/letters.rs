@@ -46,7 +46,9 @@ pub struct DeadLetter {
     pub field: Option<String>,
     /// What is wrong, for a person; a server's own words where there are any.
     pub message: String,
-    /// Where the journal has it; `None` at the door.
+    /// The partition of the journal that has it; 0 at the door.
+    pub partition: u32,
+    /// Where in that partition; `None` at the door.
     pub offset: Option<u64>,
     /// How `body` is written: `json`, `protobuf`, or `stored` for an event as the journal has it.
     pub format: &'static str,
@@ -85,7 +87,10 @@ pub struct Kept {
     pub field: Option<String>,
     /// What is wrong.
     pub message: String,
-    /// Where the journal has it.
+    /// The partition of the journal that has it; absent in JSON: 0.
+    #[serde(skip_serializing_if = "is_first")]
+    pub partition: u32,
+    /// Where in that partition.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
     /// How `body` is written.
@@ -100,6 +105,12 @@ pub struct Kept {
     pub redrives: u32,
     /// `dead`, or `redrive` once it is to be sent again.
     pub state: String,
+}
+
+/// The only partition of a journal that has one; JSON does not name it.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde passes it")]
+fn is_first(partition: &u32) -> bool {
+    *partition == 0
 }
 
 impl Kept {
@@ -155,7 +166,7 @@ impl LetterFilter {
     }
 }
 
-const COLUMNS: &str = "id, at, route, stage, code, field, message, position, format, body, request_id, redrives, state";
+const COLUMNS: &str = "id, at, route, stage, code, field, message, partition, position, format, body, request_id, redrives, state";
 const MATCHING: &str =
     "(?1 IS NULL OR route = ?1) AND (?2 IS NULL OR stage = ?2) AND (?3 IS NULL OR id = ?3)";
 
@@ -168,12 +179,13 @@ fn kept(row: &Row<'_>) -> rusqlite::Result<Kept> {
         code: row.get(4)?,
         field: row.get(5)?,
         message: row.get(6)?,
-        offset: row.get::<_, Option<i64>>(7)?.map(i64::cast_unsigned),
-        format: row.get(8)?,
-        body: row.get(9)?,
-        request_id: row.get(10)?,
-        redrives: row.get(11)?,
-        state: row.get(12)?,
+        partition: row.get(7)?,
+        offset: row.get::<_, Option<i64>>(8)?.map(i64::cast_unsigned),
+        format: row.get(9)?,
+        body: row.get(10)?,
+        request_id: row.get(11)?,
+        redrives: row.get(12)?,
+        state: row.get(13)?,
     })
 }
 
@@ -211,20 +223,22 @@ pub fn count(db: &Connection, filter: &LetterFilter) -> rusqlite::Result<u64> {
     )
 }
 
-/// How many letters of each route have an offset from `first` up to `end`.
+/// The letters of routes with offsets of `partition` from `first` up to `end`: route, offset, why.
 ///
 /// # Errors
 /// SQLite's.
 pub fn dead_between(
     db: &Connection,
+    partition: u32,
     first: u64,
     end: u64,
 ) -> rusqlite::Result<Vec<(String, u64, String)>> {
     let mut statement = db.prepare(
         "SELECT route, position, code || ': ' || message FROM dead_letters
-         WHERE route IS NOT NULL AND position >= ?1 AND position < ?2 ORDER BY position",
+         WHERE route IS NOT NULL AND partition = ?1 AND position >= ?2 AND position < ?3 ORDER BY position",
     )?;
-    let rows = statement.query_map(params![first.cast_signed(), end.cast_signed()], |row| {
+    let range = params![partition, first.cast_signed(), end.cast_signed()];
+    let rows = statement.query_map(range, |row| {
         Ok((
             row.get(0)?,
             row.get::<_, i64>(1)?.cast_unsigned(),
@@ -284,16 +298,22 @@ pub fn followed(db: &Connection) -> rusqlite::Result<Followed> {
     )
 }
 
-/// The letters of `route` (`None`: of the door) that are to be sent again, oldest first.
+/// The letters that are to be sent again, oldest first: those of a route in one partition, or (`None`) of the door.
 ///
 /// # Errors
 /// SQLite's.
-pub fn to_redrive(db: &Connection, route: Option<&str>, limit: u32) -> rusqlite::Result<Vec<Kept>> {
+pub fn to_redrive(
+    db: &Connection,
+    of: Option<(&str, u32)>,
+    limit: u32,
+) -> rusqlite::Result<Vec<Kept>> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM dead_letters WHERE state = 'redrive' AND route IS ?1 ORDER BY id LIMIT ?2"
+        "SELECT {COLUMNS} FROM dead_letters
+         WHERE state = 'redrive' AND route IS ?1 AND (?2 IS NULL OR partition = ?2) ORDER BY id LIMIT ?3"
     );
+    let (route, partition) = of.unzip();
     let mut statement = db.prepare(&sql)?;
-    let rows = statement.query_map(params![route, limit], kept)?;
+    let rows = statement.query_map(params![route, partition, limit], kept)?;
     rows.collect()
 }
 
@@ -326,7 +346,7 @@ pub(super) fn trim(db: &Connection, max_bytes: u64) -> rusqlite::Result<()> {
 }
 
 impl Control {
-    /// Keeps letters; they are on disk when this resolves. A letter of a route and offset already kept stays one.
+    /// Keeps letters; they are on disk when this resolves. A letter of a route and place already kept stays one.
     /// `memory` is given back when the letters are, even if nobody waits any more.
     ///
     /// # Errors
@@ -339,8 +359,8 @@ impl Control {
         let at = clock::now().unix_nanos();
         self.write(move |db| {
             let mut insert = db.prepare_cached(
-                "INSERT INTO dead_letters (at, route, stage, code, field, message, position, format, body, request_id)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING",
+                "INSERT INTO dead_letters (at, route, stage, code, field, message, partition, position, format, body, request_id)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING",
             )?;
             for letter in letters {
                 insert.execute(params![
@@ -350,6 +370,7 @@ impl Control {
                     letter.code,
                     letter.field,
                     letter.message,
+                    letter.partition,
                     letter.offset.map(u64::cast_signed),
                     letter.format,
                     letter.body,
@@ -374,17 +395,22 @@ impl Control {
         .await
     }
 
-    /// Forgets the letters of `route` from `offset` on: it goes back to there, and what it then cannot deliver it keeps
-    /// anew.
+    /// Forgets the letters of `route` from `offset` of `partition` on: it goes back to there, and what it then cannot
+    /// deliver it keeps anew.
     ///
     /// # Errors
     /// [`ControlError`]; try again.
-    pub async fn forget_from(&self, route: &str, offset: u64) -> Result<(), ControlError> {
+    pub async fn forget_from(
+        &self,
+        route: &str,
+        partition: u32,
+        offset: u64,
+    ) -> Result<(), ControlError> {
         let route = route.to_owned();
         self.write(move |db| {
             db.execute(
-                "DELETE FROM dead_letters WHERE route = ?1 AND position >= ?2",
-                params![route, offset.cast_signed()],
+                "DELETE FROM dead_letters WHERE route = ?1 AND partition = ?2 AND position >= ?3",
+                params![route, partition, offset.cast_signed()],
             )
         })
         .await?;
@@ -411,33 +437,37 @@ impl Control {
         Ok(())
     }
 
-    /// The letters of `route` (`None`: of the door) that are to be sent again.
+    /// The letters that are to be sent again, oldest first: those of a route in one partition, which whoever runs the
+    /// route over it sends; or (`None`) those of the door.
     ///
     /// # Errors
     /// [`ControlError`] if the file cannot be read.
     pub fn letters_to_redrive(
         &self,
-        route: Option<&str>,
+        of: Option<(&str, u32)>,
         limit: u32,
     ) -> Result<Vec<Kept>, ControlError> {
-        to_redrive(&self.reader()?, route, limit).map_err(|source| ControlError::Sqlite {
+        to_redrive(&self.reader()?, of, limit).map_err(|source| ControlError::Sqlite {
             path: self.path.clone(),
             source,
         })
     }
 
-    /// Letters with offsets from `first` up to `end`: route, offset, why.
+    /// Letters with offsets of `partition` from `first` up to `end`: route, offset, why.
     ///
     /// # Errors
     /// [`ControlError`] if the file cannot be read.
     pub fn dead_between(
         &self,
+        partition: u32,
         first: u64,
         end: u64,
     ) -> Result<Vec<(String, u64, String)>, ControlError> {
-        dead_between(&self.reader()?, first, end).map_err(|source| ControlError::Sqlite {
-            path: self.path.clone(),
-            source,
+        dead_between(&self.reader()?, partition, first, end).map_err(|source| {
+            ControlError::Sqlite {
+                path: self.path.clone(),
+                source,
+            }
         })
     }
 }

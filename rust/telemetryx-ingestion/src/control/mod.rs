@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use tokio::sync::{oneshot, watch};
 
 use telemetryx_common::Timestamp;
@@ -26,7 +26,7 @@ use crate::clock;
 use crate::observe::DoorSaved;
 
 pub use letters::{DeadLetter, Kept, LetterFilter, LetterState, Stage};
-pub use replays::{Replay, ReplayState};
+pub use replays::{Part, Replay, ReplayState, WholeReplay};
 
 /// How often the service looks whether another process changed the file.
 const POLL: Duration = Duration::from_millis(250);
@@ -188,6 +188,7 @@ const SCHEMA: &str = "
         code TEXT NOT NULL,
         field TEXT,
         message TEXT NOT NULL,
+        partition INTEGER NOT NULL DEFAULT 0,
         position INTEGER,
         format TEXT NOT NULL,
         body BLOB NOT NULL,
@@ -195,7 +196,7 @@ const SCHEMA: &str = "
         redrives INTEGER NOT NULL DEFAULT 0,
         state TEXT NOT NULL DEFAULT 'dead'
     );
-    CREATE UNIQUE INDEX IF NOT EXISTS dead_letters_position ON dead_letters (route, position)
+    CREATE UNIQUE INDEX IF NOT EXISTS dead_letters_place ON dead_letters (route, partition, position)
         WHERE position IS NOT NULL;
     CREATE INDEX IF NOT EXISTS dead_letters_redrive ON dead_letters (route) WHERE state = 'redrive';
     CREATE TABLE IF NOT EXISTS refused_bytes (id INTEGER PRIMARY KEY CHECK (id = 1), bytes INTEGER NOT NULL);
@@ -208,8 +209,10 @@ const SCHEMA: &str = "
     END;
     CREATE TABLE IF NOT EXISTS replays (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
+        number INTEGER,
         at INTEGER NOT NULL,
         route TEXT NOT NULL,
+        partition INTEGER NOT NULL DEFAULT 0,
         first INTEGER NOT NULL,
         behind INTEGER NOT NULL,
         next INTEGER NOT NULL,
@@ -220,6 +223,15 @@ const SCHEMA: &str = "
     CREATE INDEX IF NOT EXISTS replays_pending ON replays (route) WHERE state = 'pending';
     CREATE TABLE IF NOT EXISTS born (id INTEGER PRIMARY KEY CHECK (id = 1), at INTEGER NOT NULL);
     CREATE TABLE IF NOT EXISTS door (id INTEGER PRIMARY KEY CHECK (id = 1), totals TEXT NOT NULL);
+    PRAGMA user_version = 1;
+";
+
+/// Files of before there were partitions. Only adds, so that the version that made such a file can still use it.
+const ADD_PARTITIONS: &str = "
+    ALTER TABLE dead_letters ADD COLUMN partition INTEGER NOT NULL DEFAULT 0;
+    DROP INDEX IF EXISTS dead_letters_position;
+    ALTER TABLE replays ADD COLUMN number INTEGER;
+    ALTER TABLE replays ADD COLUMN partition INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// Opens or makes the control file at `path`.
@@ -229,7 +241,7 @@ const SCHEMA: &str = "
 pub fn open(path: &Path) -> Result<Connection, ControlError> {
     let db = prepare(Connection::open(path), path)?;
     db.pragma_update(None, "journal_mode", "WAL")
-        .and_then(|()| db.execute_batch(SCHEMA))
+        .and_then(|()| make_tables(&db))
         .map_err(|source| ControlError::Sqlite {
             path: path.to_owned(),
             source,
@@ -237,13 +249,41 @@ pub fn open(path: &Path) -> Result<Connection, ControlError> {
     Ok(db)
 }
 
-/// Opens the control file at `path`, which must exist. Makes no table, so it does not wait for whoever is writing.
+/// Makes the tables that are missing, and brings those of an older version up to date.
+fn make_tables(db: &Connection) -> rusqlite::Result<()> {
+    let transaction = rusqlite::Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
+    let is_old = transaction.query_row(
+        "SELECT EXISTS (SELECT 1 FROM pragma_table_info('dead_letters'))
+            AND NOT EXISTS (SELECT 1 FROM pragma_table_info('dead_letters') WHERE name = 'partition')",
+        [],
+        |row| row.get(0),
+    )?;
+    if is_old {
+        transaction.execute_batch(ADD_PARTITIONS)?;
+    }
+    transaction.execute_batch(SCHEMA)?;
+    transaction.commit()
+}
+
+/// Opens the control file at `path`, which must exist. Makes no table, unless the file is of an older version, so it does
+/// not wait for whoever is writing.
 ///
 /// # Errors
 /// [`ControlError`] if it cannot be opened or is not one of ours.
 pub fn open_existing(path: &Path) -> Result<Connection, ControlError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    prepare(Connection::open_with_flags(path, flags), path)
+    let db = prepare(Connection::open_with_flags(path, flags), path)?;
+    let version = db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
+    version
+        .and_then(|version| match version {
+            0 => make_tables(&db),
+            _ => Ok(()),
+        })
+        .map_err(|source| ControlError::Sqlite {
+            path: path.to_owned(),
+            source,
+        })?;
+    Ok(db)
 }
 
 fn prepare(

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::Query;
 use super::events::parse_time;
-use crate::control::{ControlError, LetterFilter, letters, replays};
+use crate::control::{ControlError, LetterFilter, Part, letters, replays};
 use crate::intake::Refusal;
 use crate::route::RouteHandle;
 
@@ -112,11 +112,16 @@ pub fn answer(
                 );
                 return Err(invalid(message));
             }
-            let id = replays::ask(&db, &request.route, first, behind).map_err(sqlite)?;
+            let part = Part {
+                partition: 0,
+                first,
+                behind,
+            };
+            let id = replays::ask(&db, &request.route, &[part]).map_err(sqlite)?;
             Ok(json!({ "id": id, "route": request.route, "first": first, "behind": behind }))
         }
         (&Method::GET, ["replays", id]) => match replays::get(&db, parse_id(id)?) {
-            Ok(replay) => Ok(json!(replay)),
+            Ok(replay) => Ok(replay.to_json()),
             Err(rusqlite::Error::QueryReturnedNoRows) => {
                 Err(Refusal::NotFound(format!("there is no replay {id}")))
             }
