@@ -75,7 +75,6 @@ struct AllPlugins {
     routes_append: bool,
 }
 
-
 /// Builds every plug-in of the config, reads its certificates, and says all that is wrong with them; reaches no server.
 #[must_use]
 pub fn check_plugins(config: &Config) -> Vec<ConfigError> {

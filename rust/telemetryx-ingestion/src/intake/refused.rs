@@ -123,6 +123,7 @@ impl Letters {
             code: error.code.as_str().to_owned(),
             field: Some(error.field.to_string()),
             message: error.message.clone(),
+            partition: 0,
             offset: None,
             format,
             body,

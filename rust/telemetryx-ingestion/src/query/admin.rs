@@ -14,11 +14,13 @@ use std::collections::HashMap;
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 
 use super::Query;
 use super::events::parse_time;
 use crate::control::{ControlError, LetterFilter, Part, letters, replays};
 use crate::intake::Refusal;
+use crate::journal::Extent;
 use crate::route::RouteHandle;
 
 /// Letters listed at a time, at the most.
@@ -103,22 +105,17 @@ pub fn answer(
                 let message = format!("route `{}` takes no replay: {why}", request.route);
                 return Err(invalid(message));
             }
-            let end = of.journal.end();
-            let first = offset(of, "from", &request.from)?;
-            let behind = request.to.map_or(Ok(end), |to| offset(of, "to", &to))?;
-            if first > behind.min(end) {
-                let message = format!(
-                    "`from` ({first}) must not lie behind `to` ({behind}) or the end of the journal ({end})"
-                );
-                return Err(invalid(message));
+            let parts = parts(of, &request)?;
+            let id = replays::ask(&db, &request.route, &parts).map_err(sqlite)?;
+            let mut answer = json!({ "id": id, "route": request.route });
+            match parts.as_slice() {
+                [part] => {
+                    answer["first"] = part.first.into();
+                    answer["behind"] = part.behind.into();
+                }
+                parts => answer["parts"] = json!(parts),
             }
-            let part = Part {
-                partition: 0,
-                first,
-                behind,
-            };
-            let id = replays::ask(&db, &request.route, &[part]).map_err(sqlite)?;
-            Ok(json!({ "id": id, "route": request.route, "first": first, "behind": behind }))
+            Ok(answer)
         }
         (&Method::GET, ["replays", id]) => match replays::get(&db, parse_id(id)?) {
             Ok(replay) => Ok(replay.to_json()),
@@ -142,19 +139,55 @@ fn invalid(message: String) -> Refusal {
     }
 }
 
-/// An offset, or the first event accepted at or after a time.
-fn offset(of: &Query, name: &str, value: &Value) -> Result<u64, Refusal> {
-    if let Some(offset) = value.as_u64() {
-        return Ok(offset);
-    }
-    let time = value.as_str().and_then(parse_time).ok_or_else(|| {
-        invalid(format!(
+/// Which events of each partition are meant.
+fn parts(of: &Query, request: &ReplayRequest) -> Result<Vec<Part>, Refusal> {
+    let runtime = Handle::current();
+    // What other processes accepted a moment ago is meant too.
+    let seen = runtime.block_on(of.journal.refresh());
+    seen.map_err(|error| Refusal::Unavailable(error.to_string()))?;
+    let extents = of.journal.extents();
+    let is_one = extents.len() == 1;
+    let parts = extents.into_iter().map(|Extent { partition, end, .. }| {
+        let offset = |name, value| runtime.block_on(offset(of, name, value, partition, is_one));
+        let first = offset("from", &request.from)?;
+        let behind = request.to.as_ref();
+        let behind = behind.map_or(Ok(end), |to| offset("to", to))?;
+        if is_one && first > behind.min(end) {
+            let message = format!(
+                "`from` ({first}) must not lie behind `to` ({behind}) or the end of the journal ({end})"
+            );
+            return Err(invalid(message));
+        }
+        Ok(Part {
+            partition,
+            first,
+            behind: behind.max(first),
+        })
+    });
+    parts.collect()
+}
+
+/// An offset, or the first event of the partition accepted at or after a time.
+async fn offset(
+    of: &Query,
+    name: &str,
+    value: &Value,
+    partition: u32,
+    is_only: bool,
+) -> Result<u64, Refusal> {
+    match (value.as_u64(), value.as_str().and_then(parse_time)) {
+        (Some(offset), _) if is_only => Ok(offset),
+        (Some(_), _) => Err(invalid(format!(
+            "`{name}` must be an RFC 3339 time (a string): the journal has several partitions, each with offsets of its own"
+        ))),
+        (None, Some(time)) => {
+            let offset = of.journal.offset_at(partition, time).await;
+            offset.map_err(|error| Refusal::Unavailable(error.to_string()))
+        }
+        (None, None) => Err(invalid(format!(
             "`{name}` must be an offset (a number) or an RFC 3339 time (a string)"
-        ))
-    })?;
-    of.journal
-        .offset_at(time)
-        .map_err(|error| Refusal::Unavailable(error.to_string()))
+        ))),
+    }
 }
 
 fn filter(parameters: &HashMap<String, String>) -> Result<LetterFilter, Refusal> {

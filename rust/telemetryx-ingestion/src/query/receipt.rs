@@ -134,8 +134,12 @@ pub fn receipt(of: &Query, text: &str) -> Result<Value, Refusal> {
             bytes: usize::MAX,
             wait: Duration::ZERO,
         };
-        let scan = of.journal.scan(range.partition, range.first, range.end(), limit);
-        let delivery = runtime.block_on(scan).map_err(|error| unavailable(&error))?;
+        let scan = of
+            .journal
+            .scan(range.partition, range.first, range.end(), limit);
+        let delivery = runtime
+            .block_on(scan)
+            .map_err(|error| unavailable(&error))?;
         if delivery.end < range.end() {
             return Err(expired());
         }

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::breaker::Breaker;
-use super::shared_sink::{Delivered, SharedSink};
 use super::EventBatch;
+use super::breaker::Breaker;
 use super::handle::ReaderHandle;
+use super::shared_sink::{Delivered, SharedSink};
 use crate::config::RetryConfig;
 use crate::sinks::RejectedBySink;
 

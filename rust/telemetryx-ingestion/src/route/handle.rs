@@ -170,7 +170,9 @@ impl RouteHandle {
     pub fn status(&self) -> RouteStatus {
         let told = self.shared.told.lock();
         let readers = told.readers.iter();
-        let progress = readers.clone().map(|(partition, it)| (*partition, it.progress));
+        let progress = readers
+            .clone()
+            .map(|(partition, it)| (*partition, it.progress));
         RouteStatus {
             progress: progress.collect(),
             sink: told.sink.clone(),
@@ -196,7 +198,12 @@ impl RouteHandle {
 
 impl Told {
     /// The reader of this partition is in another state.
-    fn change(&mut self, partition: u32, state: ReaderState, breaker_open: bool) -> Option<&'static str> {
+    fn change(
+        &mut self,
+        partition: u32,
+        state: ReaderState,
+        breaker_open: bool,
+    ) -> Option<&'static str> {
         if let Some(reader) = self.readers.get_mut(&partition) {
             reader.state = state;
             reader.breaker_open = breaker_open;

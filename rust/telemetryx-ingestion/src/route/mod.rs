@@ -49,4 +49,4 @@ pub use commit::saved_books;
 pub use filter::RouteFilter;
 pub use handle::{Progress, RouteHandle, RouteStatus, SinkHealth};
 pub use runner::{Plugins, RouteError, RouteSettings};
-pub use supervisor::Route;
+pub use supervisor::{MakePlugins, Route};

@@ -33,7 +33,10 @@ pub(super) enum Redriven {
 pub(super) async fn serve(reader: &mut Reader) -> Result<Redriven, RouteError> {
     let letters = reader
         .control
-        .letters_to_redrive(Some((reader.handle.name(), reader.handle.partition())), AT_ONCE)
+        .letters_to_redrive(
+            Some((reader.handle.name(), reader.handle.partition())),
+            AT_ONCE,
+        )
         .map_err(|error| RouteError::Rewind(error.to_string()))?;
     let mut done = Redriven::Nothing;
     for letter in letters {
@@ -74,8 +77,16 @@ pub(super) async fn serve(reader: &mut Reader) -> Result<Redriven, RouteError> {
     Ok(done)
 }
 
-async fn bury_again(reader: &Reader, id: i64, code: &str, message: String) -> Result<(), RouteError> {
-    let buried = reader.control.bury_again(id, code.to_owned(), message).await;
+async fn bury_again(
+    reader: &Reader,
+    id: i64,
+    code: &str,
+    message: String,
+) -> Result<(), RouteError> {
+    let buried = reader
+        .control
+        .bury_again(id, code.to_owned(), message)
+        .await;
     buried.map_err(|error| RouteError::Rewind(error.to_string()))
 }
 

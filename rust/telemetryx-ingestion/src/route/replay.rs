@@ -8,10 +8,10 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
-use super::pipeline::Pipeline;
-use super::shared_sink::{Delivered, SharedSink};
 use super::Cause;
 use super::handle::ReaderHandle;
+use super::pipeline::Pipeline;
+use super::shared_sink::{Delivered, SharedSink};
 use crate::clock;
 use crate::control::{Control, ControlError, Replay, ReplayState};
 use crate::journal::{BatchLimit, Journal};
@@ -39,7 +39,10 @@ impl Replayer {
         let serve = async {
             while changes.changed().await.is_ok() {
                 loop {
-                    match self.control.next_replay(self.handle.name(), self.handle.partition()) {
+                    match self
+                        .control
+                        .next_replay(self.handle.name(), self.handle.partition())
+                    {
                         Ok(Some(replay)) => self.replay(replay).await,
                         Ok(None) => break,
                         Err(error) => {

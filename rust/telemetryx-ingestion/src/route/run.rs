@@ -83,10 +83,8 @@ impl<'r> Run<'r> {
                 break;
             }
             if self.reader.pipeline.has_output() && !has_more {
-                let nothing = Delivery::at(
-                    self.reader.handle.partition(),
-                    self.subscription.position(),
-                );
+                let nothing =
+                    Delivery::at(self.reader.handle.partition(), self.subscription.position());
                 if self.reader.handle_batch(nothing).await?.is_given_back() {
                     return Ok(());
                 }
@@ -188,7 +186,9 @@ impl<'r> Run<'r> {
     /// a flush by somebody else, a replay, it keeps nothing any more that is not settled yet.
     fn commit_in(&self, idle: bool) -> Duration {
         if self.reader.kept.is_none() {
-            return self.pace.due_in(self.reader.handle.progress().position, idle);
+            return self
+                .pace
+                .due_in(self.reader.handle.progress().position, idle);
         }
         let until = self.reader.sink().keeps_until();
         until.map_or(Duration::ZERO, |at| {
@@ -238,7 +238,8 @@ impl<'r> Run<'r> {
             other => other.into(),
         })?;
         reader.pipeline.saved();
-        if !reader.redriven.is_empty() && reader.control.settle(reader.redriven.clone()).await.is_ok()
+        if !reader.redriven.is_empty()
+            && reader.control.settle(reader.redriven.clone()).await.is_ok()
         {
             reader.redriven.clear();
         }

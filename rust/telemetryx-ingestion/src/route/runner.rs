@@ -217,7 +217,12 @@ impl Reader {
             match error {
                 RouteError::Lost(error) => {
                     let partition = self.handle.partition();
-                    tracing::info!(route = self.handle.name(), partition, error, "it is read elsewhere now");
+                    tracing::info!(
+                        route = self.handle.name(),
+                        partition,
+                        error,
+                        "it is read elsewhere now"
+                    );
                     return;
                 }
                 RouteError::Stop(error) => {
@@ -252,13 +257,11 @@ impl Reader {
             None => self.subscribe().await?,
         };
         // Letters behind the last commit are of batches that come again now.
-        let forgotten = self
-            .control
-            .forget_from(
-                self.handle.name(),
-                self.handle.partition(),
-                subscription.position(),
-            );
+        let forgotten = self.control.forget_from(
+            self.handle.name(),
+            self.handle.partition(),
+            subscription.position(),
+        );
         forgotten
             .await
             .map_err(|error| RouteError::Rewind(error.to_string()))?;

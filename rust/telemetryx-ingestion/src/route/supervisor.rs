@@ -30,9 +30,11 @@ pub struct Route {
     plugins: Mutex<Option<Plugins>>,
     counters: Option<Arc<dyn CounterStore>>,
     events: Option<Arc<dyn EventStore>>,
-    /// What was read first, and the rest as it comes.
-    begun: Option<(Box<dyn Assignments>, Option<Reader>)>,
+    /// What is read first, and where the rest comes from. (A lock only because the route is shared between awaits.)
+    begun: Mutex<Option<Begun>>,
 }
+
+type Begun = (Box<dyn Assignments>, Option<Reader>);
 
 impl Route {
     /// A route over `journal`; nothing is read yet.
@@ -64,7 +66,7 @@ impl Route {
             events: sink.events(),
             make,
             plugins: Mutex::new(Some(plugins)),
-            begun: None,
+            begun: Mutex::new(None),
             common: Common {
                 settings,
                 journal,
@@ -118,7 +120,7 @@ impl Route {
             Some(Ok(assignment)) => Some(self.reader(assignment).await),
             Some(Err(_)) | None => None,
         };
-        self.begun = Some((assignments, first));
+        *self.begun.get_mut() = Some((assignments, first));
         Ok(())
     }
 
@@ -155,7 +157,7 @@ impl Route {
 
     /// What [`begin`](Self::begin) began, else tries until it does. `None`: it is to end.
     async fn begun_or_try(&mut self, readers: &mut JoinSet<()>) -> Option<Box<dyn Assignments>> {
-        while self.begun.is_none() {
+        while self.begun.get_mut().is_none() {
             let (drain, stop) = self.stoppers();
             let Err(error) = self.begin().await else {
                 break;
@@ -167,7 +169,7 @@ impl Route {
                 () = tokio::time::sleep(PAUSE) => {}
             }
         }
-        let (assignments, first) = self.begun.take()?;
+        let (assignments, first) = self.begun.get_mut().take()?;
         if let Some(first) = first {
             readers.spawn(first.run());
         }
