@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::{AdminGate, KeyRing, MemoryBudget, OverflowGate, RateLimiter};
 use crate::clock;
-use crate::config::{Config, ConfigError, RouteConfig};
+use crate::config::{Config, ConfigError, Role, RouteConfig};
 use crate::control::{Control, ControlError};
 use crate::findings::Findings;
 use crate::ingress::{self, BindError, Doors, Questions};
@@ -266,7 +266,8 @@ impl Service {
             let route = Route::new(settings, make, journal, control.clone(), metrics);
             routes.push(route.map_err(StartError::Plugins)?);
         }
-        for route in &mut routes {
+        let delivers = config.has(Role::Deliver);
+        for route in routes.iter_mut().filter(|_| delivers) {
             // One that cannot read yet tries on while it runs.
             if let Err(error) = routes_runtime.block_on(route.begin()) {
                 tracing::warn!(route = route.name(), %error, "the route cannot read yet");
@@ -296,7 +297,7 @@ impl Service {
         plugins
             .emitter
             .connect(Arc::new(Findings(Arc::clone(&intake))));
-        if config.is_open() {
+        if config.is_open() && config.has(Role::Ingest) {
             let told = "no `auth.keys`: whoever reaches the service may send events";
             if config.auth.allow_open {
                 tracing::warn!("{told}, also from other machines: `auth.allow_open`");
@@ -323,6 +324,7 @@ impl Service {
                 })
             }),
             store: named(&config.query.events_from).and_then(Route::events),
+            roles: config.roles.clone(),
             admin: AdminGate::new(&config.admin),
             metrics: Arc::clone(&metrics),
             certificates: doors.certificates(),
@@ -331,6 +333,7 @@ impl Service {
             started,
         });
 
+        let first = routes.first().map(Route::handle);
         // Their answers are computed where the routes deliver: questions do not hold up those who send.
         let questions = Questions::new(query, routes_runtime.handle().clone(), &config.http);
         let listeners = doors
@@ -339,9 +342,10 @@ impl Service {
         let (drain, stop) = routes.iter().map(Route::stoppers).unzip();
         let running = routes
             .into_iter()
+            .filter(|_| delivers)
             .map(|route| routes_runtime.spawn(route.run()))
             .collect();
-        routes_runtime.spawn(redrive::run(Arc::clone(&intake)));
+        routes_runtime.spawn(redrive::run(Arc::clone(&intake), first));
         door.spawn(tidy(intake));
         let close = CancellationToken::new();
         let listening = listeners

@@ -8,7 +8,7 @@ use std::{
 use proptest::prelude::*;
 use telemetryx_ingestion::config::{
     Attempts, ByteSize, Config, ConfigErrors, Duration, Fsync, Language, OverflowPolicy,
-    RateLimitPer, RequiredField, reference,
+    RateLimitPer, RequiredField, Role, reference,
 };
 
 type Variables<'a> = &'a [(&'a str, &'a str)];
@@ -284,7 +284,7 @@ routes:
   - name: b
 journal:
   engine: kafka
-roles: [ingest]
+roles: [ingest, cook]
 ";
     let errors = load("c.yaml", text, &[("TELEMETRYX_SHUTDOWN__TIMEOUT", "soon")]).unwrap_err();
     let expected = "\
@@ -301,7 +301,7 @@ c.yaml:12: routes[0].name: `a/b` contains '/'; write 1 to 64 of A-Z a-z 0-9 _ . 
 c.yaml:13: routes[0].sink.kind: is missing; write a text
 c.yaml:14: routes[1].sink: is missing; write a table of keys and values: Where its events go
 c.yaml:16: journal.engine: `kafka` is not in this version; write one of embedded
-c.yaml:17: roles: is not in this version; leave it out
+c.yaml:17: roles[1]: is the text \"cook\"; write one of ingest, deliver, query
 TELEMETRYX_SHUTDOWN__TIMEOUT: shutdown.timeout: `soon` does not start with a number; write a duration with its unit, such as 200ms, 10s, 5m, 48h, 7d, from 0s to 1h";
     assert_eq!(errors, expected);
 }
@@ -736,4 +736,19 @@ fn two_hundred_thousand_bent_configs_are_valid_or_refused_for_a_reason() {
         valid > 1_000,
         "only {valid} were valid: the bending is too rough to try what lies behind the parser"
     );
+}
+
+#[test]
+fn roles_are_words_and_the_embedded_journal_is_one_processs() {
+    let config = load("c.yaml", "", &[("TELEMETRYX_ROLES", "ingest, deliver")]).unwrap();
+    assert_eq!(config.roles, [Role::Ingest, Role::Deliver]);
+    assert!(!config.has(Role::Query));
+    for (roles, expected) in [
+        ("[]", "c.yaml:1: roles: is empty"),
+        ("[deliver, query]", "c.yaml:1: roles: `ingest` is missing"),
+        ("[query, ingest]", "c.yaml:1: roles: `deliver` is missing"),
+    ] {
+        let errors = load("c.yaml", &format!("roles: {roles}\n"), &[]).unwrap_err();
+        assert!(errors.starts_with(expected), "{errors}");
+    }
 }

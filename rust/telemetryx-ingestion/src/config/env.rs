@@ -1,7 +1,7 @@
 //! Settings from environment variables.
 //!
 //! `TELEMETRYX_HTTP__PORT=8081` is `http.port`; `TELEMETRON_` is read in the same way. Elements of a list go by index or
-//! by name: `TELEMETRYX_ROUTES__STORE__BATCH__MAX_EVENTS`. Beside them stand the names that services before this one had.
+//! by name: `TELEMETRYX_ROUTES__STORE__BATCH__MAX_EVENTS`; a list of words may be said at once: `TELEMETRYX_ROLES=ingest,query`. Beside them stand the names that services before this one had.
 
 use std::sync::Arc;
 
@@ -269,10 +269,22 @@ impl<'a> Assignment<'a> {
             ));
         }
         match parse_yaml(self.value) {
-            Ok(node) => Ok(node.placed(&self.place)),
+            Ok(node) => Ok(listed(node, shape).placed(&self.place)),
             Err(error) => Err(format!("is not a value: {}", error.message)),
         }
     }
+}
+
+/// Where a list is wanted, words between commas are one: `ingest,query`.
+fn listed(mut node: Node, shape: Option<&Shape>) -> Node {
+    if let (Content::Text(words), Some(Shape::List(_))) = (&node.content, shape) {
+        let words = words
+            .split(',')
+            .map(|word| Content::Text(word.trim().to_owned()));
+        let place = Place::BuiltIn;
+        node.content = Content::List(words.map(|word| Node::new(word, place.clone())).collect());
+    }
+    node
 }
 
 /// The element of that index, or with that `name`.

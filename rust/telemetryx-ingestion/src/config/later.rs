@@ -2,7 +2,7 @@
 //! called unknown would send its user looking for a slip of the pen. When a setting arrives, its line goes.
 
 /// Keys, as paths with `[]` for any element of a list.
-const KEYS: [&str; 3] = ["roles", "journal.kafka", "journal.postgres"];
+const KEYS: [&str; 2] = ["journal.kafka", "journal.postgres"];
 
 /// Words, each with the key where it may be chosen some day.
 const WORDS: [(&str, &str); 2] = [("journal.engine", "kafka"), ("journal.engine", "postgres")];

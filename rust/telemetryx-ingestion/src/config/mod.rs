@@ -36,6 +36,7 @@ mod plugins;
 mod processing;
 mod query;
 mod reference;
+mod roles;
 mod routes;
 mod rules;
 mod shape;
@@ -72,6 +73,7 @@ pub use plugins::{PluginConfig, SinkConfig};
 pub use processing::ProcessingConfig;
 pub use query::QueryConfig;
 pub use reference::reference;
+pub use roles::Role;
 pub use routes::{Attempts, BatchConfig, BreakerConfig, FilterConfig, RetryConfig, RouteConfig};
 pub use shutdown::ShutdownConfig;
 pub use tcp::TcpConfig;
@@ -93,6 +95,14 @@ pub struct Config {
     ///
     /// Default: `./data`.
     pub data_dir: PathBuf,
+
+    /// What this process does.
+    ///
+    /// Every process answers `/health`, `/status` and `/metrics`. The journal `embedded` is one process's: it takes in and
+    /// delivers.
+    ///
+    /// Default: `[ingest, deliver, query]`.
+    pub roles: Vec<Role>,
 
     /// The HTTP listener: `POST /ingest` and everything that can be asked.
     pub http: HttpConfig,
@@ -156,6 +166,7 @@ impl Default for Config {
             |name, kind| RouteConfig::new(RouteName::built_in(name), SinkConfig::of_kind(kind));
         Self {
             data_dir: PathBuf::from("./data"),
+            roles: Role::ALL.to_vec(),
             http: HttpConfig::default(),
             tcp: TcpConfig::default(),
             otlp: OtlpConfig::default(),
@@ -178,6 +189,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// True if this process does that.
+    #[must_use]
+    pub fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
     /// The certificates of framed TCP, and the key that says them.
     #[must_use]
     pub fn tcp_tls(&self) -> (&'static str, &TlsConfig) {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, io::Read as _, path::Path};
 
 use super::{
-    Config, STATS, STORE,
+    Config, JournalEngine, Role, STATS, STORE,
     error::ConfigError,
     routes::RouteConfig,
     tls::TlsConfig,
@@ -24,6 +24,9 @@ const REFILL_SECONDS_MAX: f64 = 10.0 * 365.25 * 86_400.0;
 pub(super) fn settle(config: &mut Config, damaged: &BTreeSet<String>) -> Vec<ConfigError> {
     let mut errors = Vec::new();
     limits(config, &mut errors);
+    if !damaged.contains("roles") {
+        roles(config, &mut errors);
+    }
     ports(config, &mut errors);
     if !damaged.contains("auth.keys") {
         keys(config, &mut errors);
@@ -53,6 +56,25 @@ pub(super) fn wrong(
         message,
         hint: Some(hint.into()),
     });
+}
+
+fn roles(config: &Config, errors: &mut Vec<ConfigError>) {
+    if config.roles.is_empty() {
+        let message = "is empty: the process would do nothing".to_owned();
+        return wrong(errors, "roles", message, "name at least one");
+    }
+    let alone = config.journal.engine == JournalEngine::Embedded;
+    let needed = [Role::Ingest, Role::Deliver];
+    if let Some(missing) = needed.into_iter().find(|role| !config.has(*role))
+        && alone
+    {
+        let message = format!(
+            "`{}` is missing, and no other process can use the journal of this one",
+            missing.as_str()
+        );
+        let hint = "with journal.engine: embedded, one process takes in and delivers";
+        wrong(errors, "roles", message, hint);
+    }
 }
 
 fn limits(config: &Config, errors: &mut Vec<ConfigError>) {
@@ -158,7 +180,7 @@ fn keys(config: &Config, errors: &mut Vec<ConfigError>) {
 
 /// Whoever may send without showing anything must be on this machine.
 fn openness(config: &Config, errors: &mut Vec<ConfigError>) {
-    if !config.auth.keys.is_empty() || config.auth.allow_open {
+    if !config.auth.keys.is_empty() || config.auth.allow_open || !config.has(Role::Ingest) {
         return;
     }
     for (key, host, tls) in config.doors() {

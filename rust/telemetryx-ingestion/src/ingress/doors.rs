@@ -13,7 +13,7 @@ use super::listener::{self, Listener};
 use super::protocol::{Listen, ProtocolFactory, ServeConnection, Setup};
 use super::questions::Questions;
 use super::tls::{self, Certificates, Tls};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Role};
 use crate::intake::Intake;
 use crate::observe::CertificateStates;
 
@@ -66,6 +66,7 @@ impl Doors {
             alpn: tls::ALPN_HTTP,
         })?;
         let protocols = inventory::iter::<ProtocolFactory>.into_iter();
+        let protocols = protocols.filter(|_| config.has(Role::Ingest));
         let protocols = protocols.map(|protocol| {
             let sockets = (protocol.listens)(config);
             let sockets: Result<_, _> = sockets.iter().map(|wanted| binder.bind(wanted)).collect();

@@ -21,7 +21,7 @@ use tokio::task::JoinError;
 use super::answer::{self, Answer};
 use super::http::nothing_at;
 use super::stream::Peer;
-use crate::config::HttpConfig;
+use crate::config::{HttpConfig, Role};
 use crate::intake::Refusal;
 use crate::observe::Endpoint;
 use crate::query::{self, EventPage, EventQuery, Query};
@@ -104,6 +104,14 @@ impl Questions {
     ) -> Result<Answer, Refusal> {
         let query = &self.query;
         let path = request.uri().path().to_owned();
+        if let Some(role) = asked_of(endpoint, &path)
+            && !query.roles.contains(&role)
+        {
+            return Err(Refusal::NotFound(format!(
+                "this process does not have the role `{}`: ask one that has",
+                role.as_str()
+            )));
+        }
         let peer = peer.address.ip();
         if endpoint == Endpoint::Admin {
             query.admin.check(request.headers(), request.uri(), peer)?;
@@ -227,6 +235,25 @@ impl Questions {
             Ok(answer::value(StatusCode::OK, &value))
         };
         self.compute(&self.operators, answer).await
+    }
+}
+
+/// The role of those who answer at `path`, if not everybody does.
+fn asked_of(endpoint: Endpoint, path: &str) -> Option<Role> {
+    match endpoint {
+        Endpoint::Health | Endpoint::Metrics | Endpoint::Status => None,
+        Endpoint::Stats
+        | Endpoint::Events
+        | Endpoint::Receipts
+        | Endpoint::Ledger
+        | Endpoint::Admin => Some(Role::Query),
+        Endpoint::Other => {
+            let takes = ["/ingest", "/v1/", "/webhooks/"];
+            takes
+                .iter()
+                .any(|door| path.starts_with(door))
+                .then_some(Role::Ingest)
+        }
     }
 }
 

@@ -28,6 +28,7 @@ use std::time::Instant;
 use telemetryx_common::Timestamp;
 
 use crate::admission::AdminGate;
+use crate::config::Role;
 use crate::control::Control;
 use crate::intake::Intake;
 use crate::journal::Journal;
@@ -54,6 +55,8 @@ pub struct Query {
     pub counters: Option<CountedBy>,
     /// Answers `/events`, if a route does.
     pub store: Option<Arc<dyn EventStore>>,
+    /// What this process does.
+    pub roles: Vec<Role>,
     /// Who may see stored events.
     pub admin: AdminGate,
     /// Metrics.
