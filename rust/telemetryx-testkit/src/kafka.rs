@@ -233,6 +233,7 @@ num.partitions=12
 default.replication.factor={all}
 min.insync.replicas={least}
 offsets.topic.replication.factor={all}
+log.retention.ms=-1
 offsets.topic.num.partitions=1
 transaction.state.log.replication.factor={all}
 transaction.state.log.min.isr={least}
