@@ -38,6 +38,9 @@ const TIDY: Duration = Duration::from_secs(1);
 /// Of `shutdown.timeout`, what routes have that are told to end at once.
 const LAST_COMMITS: Duration = Duration::from_secs(5);
 
+const ONE_PROCESS: &str = "it keeps what it knows in the memory of one process and saves it with the route's position, for \
+    which there is room only with `journal.engine: embedded`; here several processes share the work";
+
 /// Why the service did not start. One line, for a person.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -126,17 +129,20 @@ fn route_plugins(
     let Some(route) = config.routes.get(place) else {
         return Err(errors);
     };
+    let is_shared = config.journal.engine.is_shared();
     let mut processors = Vec::new();
     let shared = config.processing.plugins.iter().enumerate();
     let shared = shared.map(|(n, plugin)| (format!("processing.plugins[{n}]"), plugin));
     let own = route.processors.iter().enumerate();
     let own = own.map(|(n, plugin)| (format!("routes[{place}].processors[{n}]"), plugin));
     for (key, plugin) in shared.chain(own) {
+        let key = format!("{key} ({})", plugin.name);
         match processors::build(plugin) {
-            Ok(processor) => processors.push((plugin.name.clone(), processor)),
-            Err(error) => {
-                errors.extend(plugin_errors(&format!("{key} ({})", plugin.name), error));
+            Ok(processor) if is_shared && processor.keeps_state() => {
+                errors.push(at_key(key, ONE_PROCESS.to_owned()));
             }
+            Ok(processor) => processors.push((plugin.name.clone(), processor)),
+            Err(error) => errors.extend(plugin_errors(&key, error)),
         }
     }
     let context = SinkContext {
@@ -144,10 +150,18 @@ fn route_plugins(
         data_dir: &config.data_dir,
         emitter,
     };
+    let key = format!("routes[{place}].sink ({})", route.sink.kind);
     let sink = match sinks::build(&route.sink, context) {
+        // It has something to save before it was handed anything: all that it knows.
+        Ok(sink) if is_shared && sink.save().is_some() => {
+            errors.push(at_key(
+                key,
+                format!("{ONE_PROCESS}: count with the sink `redis`"),
+            ));
+            return Err(errors);
+        }
         Ok(sink) => sink,
         Err(error) => {
-            let key = format!("routes[{place}].sink ({})", route.sink.kind);
             errors.extend(plugin_errors(&key, error));
             return Err(errors);
         }

@@ -27,6 +27,14 @@ pub enum JournalEngine {
     Embedded,
 }
 
+impl JournalEngine {
+    /// True if several processes use one journal.
+    #[must_use]
+    pub fn is_shared(self) -> bool {
+        self != Self::Embedded
+    }
+}
+
 /// Settings of the engine `embedded`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
