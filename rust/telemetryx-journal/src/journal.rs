@@ -87,7 +87,7 @@ impl Journal {
             LockError::Held(pid) => OpenError::Locked { pid },
             LockError::Io(source) => OpenError::io("taking the lock")(source),
         })?;
-        let shared = Arc::new(Shared::new(storage, clock));
+        let shared = Arc::new(Shared::new(storage, clock, options.cursor_bytes));
         let recovered = recovery::recover(&shared)?;
         tracing::info!(recovery = %recovered.report, "journal opened");
         let queue = Arc::new(Queue::new(

@@ -57,6 +57,9 @@ pub struct JournalOptions {
     pub max_pending_bytes: usize,
     /// The largest body accepted, in bytes. Default: 64 MiB. Bounds: below 2 GiB.
     pub max_record_bytes: usize,
+    /// How much of the disk each of the two files of a cursor takes from the start, in bytes, and at least twice what it holds: so that
+    /// a cursor whose state grows can be committed on a full disk (where the file system writes in place). Default: 64 KiB.
+    pub cursor_bytes: u64,
     /// How often retention looks, besides at every new segment. Default: 10 s.
     pub retention_interval: Duration,
     /// After a failed sync or a full disk: how long until the first new attempt. Doubles up to `retry_max` (a full disk is
@@ -77,6 +80,7 @@ impl Default for JournalOptions {
             max_group_bytes: 8 << 20,
             max_pending_bytes: 64 << 20,
             max_record_bytes: 64 << 20,
+            cursor_bytes: 64 << 10,
             retention_interval: Duration::from_secs(10),
             retry_min: Duration::from_millis(100),
             retry_max: Duration::from_secs(5),
@@ -94,6 +98,7 @@ impl fmt::Debug for JournalOptions {
             .field("max_group_bytes", &self.max_group_bytes)
             .field("max_pending_bytes", &self.max_pending_bytes)
             .field("max_record_bytes", &self.max_record_bytes)
+            .field("cursor_bytes", &self.cursor_bytes)
             .finish_non_exhaustive()
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) health: Mutex<Health>,
     pub(crate) counters: Counters,
     pub(crate) end: DurableEnd,
+    /// What each file of a cursor takes of the disk at least.
+    pub(crate) cursor_bytes: u64,
 }
 
 /// Counted since the journal was opened.
@@ -40,7 +42,11 @@ pub(crate) struct Counters {
 }
 
 impl Shared {
-    pub(crate) fn new(storage: Arc<dyn Storage>, clock: Arc<dyn Clock>) -> Shared {
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        clock: Arc<dyn Clock>,
+        cursor_bytes: u64,
+    ) -> Shared {
         Shared {
             storage,
             clock,
@@ -50,6 +56,7 @@ impl Shared {
             health: Mutex::new(Health::Ok),
             counters: Counters::default(),
             end: DurableEnd::new(),
+            cursor_bytes,
         }
     }
 

@@ -16,6 +16,7 @@ fn mutations() -> u64 {
 fn open(storage: &SimStorage) -> Result<SteppedJournal, telemetryx_journal::OpenError> {
     let options = JournalOptions {
         segment_bytes: 4096,
+        cursor_bytes: 0,
         ..JournalOptions::default()
     };
     SteppedJournal::open(

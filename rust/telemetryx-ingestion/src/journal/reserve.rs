@@ -1,8 +1,9 @@
 //! Room on the disk for what routes must write to get on. Where a route can pass its backlog only if it may append to the
 //! journal, a full disk would stay full for ever: nothing can be appended, and nothing that was passed removed.
 //!
-//! A file holds the room while all is well, for one segment and for positions, of which some are written for the first time. When an append of the service's own finds the disk
-//! full, the file goes; from then on clients are refused, and the room is the routes' alone until there is enough again.
+//! A file holds the room while all is well, for one segment and what else routes write; positions have room of their own. When
+//! an append of the service's own finds the disk full, the file goes; from then on clients are refused, and the room is the routes'
+//! alone until there is enough again.
 
 use std::fs::File;
 use std::io;

@@ -1,5 +1,8 @@
 //! Cursors: where a reader has got to, with a few bytes of its own, saved together and durably.
 //!
+//! A full disk has room again only once cursors have moved and old segments go. So a commit must do with the room that is there:
+//! both slots are made when the cursor is, and each has room for twice what it holds.
+//!
 //! | file | purpose |
 //! | --- | --- |
 //! | `mod.rs` | [`Cursor`]: open, commit, reset |
@@ -16,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::error::CursorError;
 use crate::offset::Offset;
 use crate::shared::Shared;
-use crate::storage::{Storage, StorageFile, write_all_at};
+use crate::storage::{Storage, StorageFile, is_no_space, write_all_at};
 
 pub use slot::MAX_STATE_BYTES;
 use slot::{Found, Side, Slot};
@@ -67,7 +70,7 @@ impl Cursor {
         let mut opened = None;
         let forgotten = shared.cursors.open(name, || {
             let found = slot::read(&*shared.storage, name, slot::From::Device).map_err(io)?;
-            let (slot, side, other_exists, fault) = match found {
+            let (slot, side, mut other_exists, fault) = match found {
                 Found::Valid {
                     slot,
                     side,
@@ -82,6 +85,9 @@ impl Cursor {
                     });
                 }
             };
+            if !other_exists {
+                other_exists = create_older(shared, name, side.other(), &slot).map_err(io)?;
+            }
             let at = (slot.position, slot.bytes);
             opened = Some((slot, side, other_exists, fault));
             Ok(at)
@@ -188,13 +194,14 @@ impl Cursor {
     fn write_slot(&mut self) -> io::Result<()> {
         let path = self.next.file(&self.name);
         if !self.next_exists {
-            return put_whole(&*self.shared.storage, &path, &self.buffer);
+            return put_whole(&self.shared, &path, &self.buffer);
         }
         let kept = &mut self.files[self.next as usize];
         let file = match kept {
             Some(file) => file,
             None => kept.insert(self.shared.storage.open(&path)?),
         };
+        take_room(&self.shared, &**file, self.buffer.len());
         write_all_at(&**file, &mut [IoSlice::new(&self.buffer)], 0).map_err(|(_, error)| error)?;
         file.sync_data()
     }
@@ -275,6 +282,24 @@ fn create(shared: &Shared, name: &str) -> io::Result<Slot> {
         bytes: shared.segments.estimate_bytes(position),
         state: Vec::new(),
     };
+    put_slot(shared, &Side::A.file(name), &slot)?;
+    Ok(slot)
+}
+
+/// Makes the other slot of a cursor that has but this one: the same, and older. `false` if the disk is full: then the next commit
+/// makes it.
+fn create_older(shared: &Shared, name: &str, side: Side, newer: &Slot) -> io::Result<bool> {
+    let older = Slot {
+        sequence: newer.sequence.saturating_sub(1),
+        ..newer.clone()
+    };
+    match put_slot(shared, &side.file(name), &older) {
+        Err(error) if is_no_space(&error) => Ok(false),
+        made => made.map(|()| true),
+    }
+}
+
+fn put_slot(shared: &Shared, path: &str, slot: &Slot) -> io::Result<()> {
     let mut buffer = Vec::new();
     slot::encode(
         &mut buffer,
@@ -283,20 +308,37 @@ fn create(shared: &Shared, name: &str) -> io::Result<Slot> {
         slot.bytes,
         &slot.state,
     );
-    put_whole(&*shared.storage, &Side::A.file(name), &buffer)?;
-    Ok(slot)
+    put_whole(shared, path, &buffer)
 }
 
 /// Makes a file appear with all its bytes or not at all.
-fn put_whole(storage: &dyn Storage, path: &str, bytes: &[u8]) -> io::Result<()> {
+fn put_whole(shared: &Shared, path: &str, bytes: &[u8]) -> io::Result<()> {
+    let storage = &*shared.storage;
     let unfinished = format!("{path}.new");
     match storage.remove(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let file = storage.create_new(&unfinished)?;
+    take_room(shared, &*file, bytes.len());
     write_all_at(&*file, &mut [IoSlice::new(bytes)], 0).map_err(|(_, error)| error)?;
     file.sync_data()?;
     storage.rename(&unfinished, path)?;
     storage.sync_dir(slot::FOLDER)
+}
+
+/// Sees to it that a slot of so many bytes can grow to twice as many with what its file has of the disk. Best effort: without, a
+/// commit takes what it needs when it needs it.
+fn take_room(shared: &Shared, file: &dyn StorageFile, bytes: usize) {
+    let twice = 2 * bytes as u64;
+    let taken = file.len().and_then(|room| {
+        if room >= twice {
+            return Ok(());
+        }
+        // Twice and more, so that not every commit takes some.
+        file.preallocate(twice.next_power_of_two().max(shared.cursor_bytes))
+    });
+    if let Err(error) = taken {
+        tracing::debug!(%error, bytes, "could not take room for a cursor to grow");
+    }
 }

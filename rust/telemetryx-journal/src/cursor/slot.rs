@@ -11,6 +11,8 @@
 //! 16  sequence   u64
 //! 24  position   u64  offset
 //! ```
+//!
+//! The file may be longer: zeros, or what is left of a longer state, which do not count.
 
 use std::io;
 
@@ -26,7 +28,7 @@ pub const MAX_STATE_BYTES: usize = 16 << 20;
 const MAGIC: [u8; 8] = *b"TXJCUR\r\n";
 const VERSION: u32 = 1;
 const HEADER: usize = 48;
-/// Slots are padded to this, so that rewriting one needs no new disk space and touches whole blocks.
+/// Slots are padded to this, so that rewriting one touches whole blocks.
 const BLOCK: usize = 4096;
 
 /// What a slot says.
@@ -189,7 +191,7 @@ fn read_file(storage: &dyn Storage, name: &str, from: From) -> io::Result<Option
         file.sync_data()?;
         file.drop_cache()?;
     }
-    // Bounded whatever the file's length: no valid slot is longer.
+    // Bounded whatever the file's length: no valid slot has more bytes that count.
     let longest = (HEADER + MAX_STATE_BYTES).next_multiple_of(BLOCK) as u64;
     let mut bytes = vec![0; file.len()?.min(longest) as usize];
     let read = read_full_at(&*file, &mut bytes, 0)?;

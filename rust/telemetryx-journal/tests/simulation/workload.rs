@@ -122,6 +122,7 @@ impl Schedule {
             max_group_bytes: 2000 << random.below(4),
             fsync,
             retain,
+            cursor_bytes: 0,
             ..JournalOptions::default()
         };
         Schedule {
@@ -391,11 +392,21 @@ impl Schedule {
         let Some((name, length)) = files.get(which) else {
             return;
         };
+        self.flip_bits_of(name, *length);
+        // With both slots gone it has to be refused.
+        if let Some(cursor) = name.strip_suffix(".a")
+            && self.random.percent(50)
+        {
+            self.flip_bits_of(&format!("{cursor}.b"), *length);
+        }
+    }
+
+    fn flip_bits_of(&mut self, name: &str, length: u64) {
         // Not only somewhere in the preallocated zeros.
-        let reach = if self.random.percent(50) {
-            *length
-        } else {
-            (*length).min(800)
+        let reach = match self.random.percent(50) {
+            true => length,
+            false if name.starts_with("cursors/") => length.min(80),
+            false => length.min(800),
         };
         for _ in 0..1 + self.random.below(3) {
             let (byte, bit) = (self.random.below(reach), self.random.below(8) as u8);
