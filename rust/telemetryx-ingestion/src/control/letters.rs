@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 use telemetryx_common::{Timestamp, json, wire};
 
-use super::{Control, ControlError};
+use super::{Control, ControlError, Keeper};
 use crate::admission::MemoryPermit;
 use crate::clock;
 
@@ -166,8 +166,8 @@ impl LetterFilter {
     }
 }
 
-const COLUMNS: &str = "id, at, route, stage, code, field, message, partition, position, format, body, request_id, redrives, state";
-const MATCHING: &str =
+pub(super) const COLUMNS: &str = "id, at, route, stage, code, field, message, partition, position, format, body, request_id, redrives, state";
+pub(super) const MATCHING: &str =
     "(?1 IS NULL OR route = ?1) AND (?2 IS NULL OR stage = ?2) AND (?3 IS NULL OR id = ?3)";
 
 fn kept(row: &Row<'_>) -> rusqlite::Result<Kept> {
@@ -263,21 +263,39 @@ pub fn ask_redrive(db: &Connection, filter: &LetterFilter) -> rusqlite::Result<u
 /// # Errors
 /// SQLite's; then nothing was asked for.
 pub fn ask_redrive_and_follow(db: &Connection, filter: &LetterFilter) -> rusqlite::Result<Asked> {
-    db.execute_batch(
-        "CREATE TEMP TABLE IF NOT EXISTS followed (id INTEGER PRIMARY KEY); DELETE FROM followed;",
-    )?;
+    make_followed(db)?;
     // The write lock first: what is selected is what is marked.
     let transaction = rusqlite::Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
-    let selected = transaction.execute(
-        &format!("INSERT INTO followed SELECT id FROM dead_letters WHERE {MATCHING}"),
-        params![filter.route, filter.stage, filter.id],
-    )?;
+    let selected = select_followed(&transaction, filter)?;
     let marked = ask_redrive(&transaction, filter)?;
     transaction.commit()?;
     Ok(Asked {
-        selected: selected as u64,
+        selected,
         marked: marked as u64,
     })
+}
+
+/// Remembers in this connection which letters match now, without asking for anything; how many.
+///
+/// # Errors
+/// SQLite's.
+pub fn follow(db: &Connection, filter: &LetterFilter) -> rusqlite::Result<u64> {
+    make_followed(db)?;
+    select_followed(db, filter)
+}
+
+fn make_followed(db: &Connection) -> rusqlite::Result<()> {
+    db.execute_batch(
+        "CREATE TEMP TABLE IF NOT EXISTS followed (id INTEGER PRIMARY KEY); DELETE FROM followed;",
+    )
+}
+
+fn select_followed(db: &Connection, filter: &LetterFilter) -> rusqlite::Result<u64> {
+    let selected = db.execute(
+        &format!("INSERT INTO followed SELECT id FROM dead_letters WHERE {MATCHING}"),
+        params![filter.route, filter.stage, filter.id],
+    )?;
+    Ok(selected as u64)
 }
 
 /// How far the letters are that this connection asked for last.
@@ -356,8 +374,12 @@ impl Control {
         letters: Vec<DeadLetter>,
         memory: Option<MemoryPermit>,
     ) -> Result<(), ControlError> {
+        let file = match &self.keeper {
+            Keeper::File(file) => file,
+            Keeper::Fleet(fleet) => return fleet.keep(letters, memory).await,
+        };
         let at = clock::now().unix_nanos();
-        self.write(move |db| {
+        file.write(move |db| {
             let mut insert = db.prepare_cached(
                 "INSERT INTO dead_letters (at, route, stage, code, field, message, partition, position, format, body, request_id)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING",
@@ -388,7 +410,11 @@ impl Control {
     /// # Errors
     /// [`ControlError`]; try again.
     pub async fn settle(&self, ids: Vec<i64>) -> Result<(), ControlError> {
-        self.write(move |db| {
+        let file = match &self.keeper {
+            Keeper::File(file) => file,
+            Keeper::Fleet(fleet) => return fleet.settle(&ids).await,
+        };
+        file.write(move |db| {
             let mut delete = db.prepare_cached("DELETE FROM dead_letters WHERE id = ?1")?;
             ids.iter().try_for_each(|id| delete.execute([id]).map(drop))
         })
@@ -406,8 +432,12 @@ impl Control {
         partition: u32,
         offset: u64,
     ) -> Result<(), ControlError> {
+        let file = match &self.keeper {
+            Keeper::File(file) => file,
+            Keeper::Fleet(fleet) => return fleet.forget_from(route, partition, offset).await,
+        };
         let route = route.to_owned();
-        self.write(move |db| {
+        file.write(move |db| {
             db.execute(
                 "DELETE FROM dead_letters WHERE route = ?1 AND partition = ?2 AND position >= ?3",
                 params![route, partition, offset.cast_signed()],
@@ -427,7 +457,11 @@ impl Control {
         code: String,
         message: String,
     ) -> Result<(), ControlError> {
-        self.write(move |db| {
+        let file = match &self.keeper {
+            Keeper::File(file) => file,
+            Keeper::Fleet(fleet) => return fleet.bury_again(id, code, message).await,
+        };
+        file.write(move |db| {
             db.execute(
                 "UPDATE dead_letters SET state = 'dead', redrives = redrives + 1, code = ?2, message = ?3 WHERE id = ?1",
                 params![id, code, message],
@@ -437,8 +471,19 @@ impl Control {
         Ok(())
     }
 
+    /// Asks for the letters that match to be sent again; how many lay there.
+    ///
+    /// # Errors
+    /// [`ControlError`]; in a fleet some may be asked for then.
+    pub async fn ask_redrive(&self, filter: LetterFilter) -> Result<usize, ControlError> {
+        match &self.keeper {
+            Keeper::File(file) => file.ask(move |db| ask_redrive(db, &filter)).await,
+            Keeper::Fleet(fleet) => fleet.ask_redrive(&filter).await,
+        }
+    }
+
     /// The letters that are to be sent again, oldest first: those of a route in one partition, which whoever runs the
-    /// route over it sends; or (`None`) those of the door.
+    /// route over it sends; or (`None`) those of the door, which in a fleet are handed to one process at a time.
     ///
     /// # Errors
     /// [`ControlError`] if the file cannot be read.
@@ -447,10 +492,12 @@ impl Control {
         of: Option<(&str, u32)>,
         limit: u32,
     ) -> Result<Vec<Kept>, ControlError> {
-        to_redrive(&self.reader()?, of, limit).map_err(|source| ControlError::Sqlite {
-            path: self.path.clone(),
-            source,
-        })
+        if let Keeper::Fleet(fleet) = &self.keeper
+            && !fleet.may_redrive(of.is_none())
+        {
+            return Ok(Vec::new());
+        }
+        self.read(|db| to_redrive(db, of, limit))
     }
 
     /// Letters with offsets of `partition` from `first` up to `end`: route, offset, why.
@@ -463,11 +510,6 @@ impl Control {
         first: u64,
         end: u64,
     ) -> Result<Vec<(String, u64, String)>, ControlError> {
-        dead_between(&self.reader()?, partition, first, end).map_err(|source| {
-            ControlError::Sqlite {
-                path: self.path.clone(),
-                source,
-            }
-        })
+        self.read(|db| dead_between(db, partition, first, end))
     }
 }

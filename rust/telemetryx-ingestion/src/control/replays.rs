@@ -5,14 +5,14 @@
 //! request's own: its number is that row's `id`.
 
 use rusqlite::{Connection, Row, TransactionBehavior, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Control, ControlError};
+use super::{Control, ControlError, Keeper, found};
 use crate::clock;
 
 /// What becomes of a replay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplayState {
     /// It waits for the service, or is under way.
@@ -24,7 +24,7 @@ pub enum ReplayState {
 }
 
 impl ReplayState {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
             Self::Done => "done",
@@ -34,7 +34,7 @@ impl ReplayState {
 }
 
 /// Which events of one partition are asked for: those from `first` up to `behind`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     /// The partition.
     pub partition: u32,
@@ -42,6 +42,20 @@ pub struct Part {
     pub first: u64,
     /// The offset behind the last.
     pub behind: u64,
+}
+
+impl Part {
+    /// How many events it has.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.behind.saturating_sub(self.first)
+    }
+
+    /// True if there is no event in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.first >= self.behind
+    }
 }
 
 /// One part of a replay: the events of a partition from `first` up to `behind`.
@@ -250,16 +264,28 @@ impl Control {
             "SELECT {COLUMNS} FROM replays WHERE route = ?1 AND partition = ?2 AND state = 'pending'
              ORDER BY {NUMBER} LIMIT 1"
         );
-        let found = self
-            .reader()?
-            .query_row(&sql, params![route, partition], replay);
-        match found {
-            Ok(found) => Ok(Some(found)),
-            Err(rusqlite::Error::QueryReturnedNoRows) => Ok(None),
-            Err(source) => Err(ControlError::Sqlite {
-                path: self.path.clone(),
-                source,
-            }),
+        if let Keeper::Fleet(fleet) = &self.keeper
+            && !fleet.knows_all()
+        {
+            return Ok(None);
+        }
+        self.read(|db| found(db.query_row(&sql, params![route, partition], replay)))
+    }
+
+    /// Asks for a replay; its number.
+    ///
+    /// # Errors
+    /// [`ControlError`]; also if `parts` is empty.
+    pub async fn ask_replay(&self, route: &str, parts: Vec<Part>) -> Result<i64, ControlError> {
+        if parts.is_empty() {
+            return Err(ControlError::Invalid("a replay of nothing".into()));
+        }
+        match &self.keeper {
+            Keeper::File(file) => {
+                let route = route.to_owned();
+                file.ask(move |db| insert(db, &route, &parts)).await
+            }
+            Keeper::Fleet(fleet) => fleet.ask_replay(route, parts).await,
         }
     }
 
@@ -268,11 +294,15 @@ impl Control {
     /// # Errors
     /// [`ControlError`]; the next save has it again.
     pub async fn save_replay(&self, replay: Replay) -> Result<(), ControlError> {
+        let file = match &self.keeper {
+            Keeper::File(file) => file,
+            Keeper::Fleet(fleet) => return fleet.save_replay(&replay).await,
+        };
         let sql = format!(
             "UPDATE replays SET next = ?3, delivered = ?4, state = ?5, error = ?6
              WHERE {NUMBER} = ?1 AND partition = ?2"
         );
-        self.write(move |db| {
+        file.write(move |db| {
             db.execute(
                 &sql,
                 params![

@@ -50,13 +50,57 @@ pub struct DoorTotals {
     unsigned: u64,
 }
 
+impl DoorTotals {
+    fn zip(self, other: Self, both: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            refused: both(self.refused, other.refused),
+            rate_limited: both(self.rate_limited, other.rate_limited),
+            overloaded: both(self.overloaded, other.overloaded),
+            shed: both(self.shed, other.shed),
+            unsigned: both(self.unsigned, other.unsigned),
+        }
+    }
+
+    /// The counts of two doors.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        self.zip(other, u64::saturating_add)
+    }
+}
+
 /// What is saved of a door's books.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DoorSaved {
     #[serde(flatten)]
     totals: DoorTotals,
     #[serde(default)]
     shed_by: ShedTally,
+}
+
+impl DoorSaved {
+    /// The counts.
+    #[must_use]
+    pub fn totals(&self) -> DoorTotals {
+        self.totals
+    }
+
+    /// The books of two doors.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            totals: self.totals.plus(other.totals),
+            shed_by: self.shed_by.plus(other.shed_by),
+        }
+    }
+
+    /// What came on top of `before`.
+    #[must_use]
+    pub fn minus(self, before: &Self) -> Self {
+        Self {
+            totals: self.totals.zip(before.totals, u64::saturating_sub),
+            shed_by: self.shed_by.minus(&before.shed_by),
+        }
+    }
 }
 
 impl DoorBooks {

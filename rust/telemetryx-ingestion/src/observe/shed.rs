@@ -47,6 +47,20 @@ impl Top {
         self.other += more.other;
     }
 
+    /// What came on top of `before`. A name that has gone under the others since then is one of them.
+    fn minus(mut self, before: &Self) -> Self {
+        let mut gone = before.other;
+        for (name, count) in &before.named {
+            match self.named.get_mut(name) {
+                Some(now) => *now = now.saturating_sub(*count),
+                None => gone += count,
+            }
+        }
+        self.named.retain(|_, count| *count > 0);
+        self.other = self.other.saturating_sub(gone);
+        self
+    }
+
     fn total(&self) -> u64 {
         self.other + self.named.values().sum::<u64>()
     }
@@ -86,6 +100,23 @@ impl ShedTally {
     pub fn add(&mut self, event: &Event<'_>) {
         self.by_source.add(&event.source.as_text(), 1);
         self.by_type.add(event.event_type.as_str(), 1);
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(mut self, more: Self) -> Self {
+        self.by_source.merge(more.by_source);
+        self.by_type.merge(more.by_type);
+        self
+    }
+
+    /// What came on top of `before`.
+    #[must_use]
+    pub fn minus(self, before: &Self) -> Self {
+        Self {
+            by_source: self.by_source.minus(&before.by_source),
+            by_type: self.by_type.minus(&before.by_type),
+        }
     }
 
     /// How many events.
@@ -152,6 +183,26 @@ mod tests {
         assert_eq!(shown.keys().next().unwrap(), "loud");
         let sum: u64 = shown.values().map(|count| count.as_u64().unwrap()).sum();
         assert_eq!(sum, 60_000);
+    }
+
+    #[test]
+    fn what_came_since_then_and_what_was_before_are_the_whole() {
+        let mut before = Top::default();
+        before.add("a", 3);
+        before.add("b", 1);
+        let mut now = before.clone();
+        now.add("a", 2);
+        now.add("c", 5);
+        // A smaller one that gave its place to another.
+        now.other += now.named.remove("b").unwrap();
+        let since = now.clone().minus(&before);
+        assert_eq!(
+            (since.total(), since.named["a"], since.named["c"]),
+            (7, 2, 5)
+        );
+        let mut whole = before;
+        whole.merge(since);
+        assert_eq!(whole.total(), now.total());
     }
 
     #[test]
