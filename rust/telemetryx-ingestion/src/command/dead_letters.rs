@@ -1,6 +1,6 @@
 //! `telemetryx dead-letters`: what was refused or could not be processed or delivered, and why; sends it again.
 //!
-//! Works on the control file of the data directory, whether the service runs or not.
+//! Works on the control file of the data directory, whether the service runs or not; and on what a fleet shares.
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use serde_json::json;
 use telemetryx_common::wire;
 
 use super::operator::{
-    Align, DataDir, DataDirArgs, Failure, Progress, Table, Unit, end, one_line, print,
+    Align, DataDirArgs, Desk, Failure, Progress, Served, Table, Unit, end, one_line, print,
     terminal_width,
 };
 use crate::config::{self, Config};
@@ -30,7 +30,8 @@ const LOOKS_PER_ASK: u32 = 15;
 ///
 /// A dead letter is an event that could not go on: refused at the door (stage `validation`), by a route's processor
 /// (`processing`), or by its sink (`delivery`). It is kept with the reason until it is sent again with success. The
-/// commands work on a running and on a stopped service's data directory.
+/// commands work on a running and on a stopped service's data directory; where the config says that processes share a
+/// journal, on the letters of all of them, from any machine.
 #[derive(Debug, Clone, Args)]
 pub struct DeadLettersArgs {
     #[command(flatten)]
@@ -66,8 +67,8 @@ enum Action {
     /// Send dead letters again
     ///
     /// Refused events take the whole way in again, so they are accepted once the cause is mended; letters of a route
-    /// go to its sink. A running service picks them up within a second, a stopped one at its next start. What fails
-    /// again stays a dead letter, with the new reason.
+    /// go to its sink. A running service picks them up within a second, a fleet within some seconds, a stopped service
+    /// at its next start. What fails again stays a dead letter, with the new reason.
     Redrive {
         #[command(flatten)]
         which: Which,
@@ -110,11 +111,10 @@ pub fn run(args: DeadLettersArgs, config: Option<PathBuf>) -> ExitCode {
 }
 
 fn act(args: DeadLettersArgs, config: Option<&Path>) -> Result<ExitCode, Failure> {
-    let dir = DataDir::find(&args.data_dir, config)?;
-    let db = dir.control()?;
+    let desk = Desk::open(&args.data_dir, config)?;
     match args.action {
-        Action::List { which, limit, json } => list(&db, &which.filter(None), limit, json),
-        Action::Show { id, json } => show(&db, id, json),
+        Action::List { which, limit, json } => list(desk.db(), &which.filter(None), limit, json),
+        Action::Show { id, json } => show(desk.db(), id, json),
         Action::Redrive {
             which,
             id,
@@ -130,7 +130,7 @@ fn act(args: DeadLettersArgs, config: Option<&Path>) -> Result<ExitCode, Failure
             if args.data_dir.data_dir.is_none() {
                 warn_of_unknown_route(&filter, &Config::load(config, config::environment())?);
             }
-            redrive(&dir, &db, &filter, wait)
+            redrive(&desk, &filter, wait)
         }
     }
 }
@@ -340,13 +340,8 @@ fn warn_of_unknown_route(filter: &LetterFilter, config: &Config) {
     }
 }
 
-fn redrive(
-    dir: &DataDir,
-    db: &Connection,
-    filter: &LetterFilter,
-    wait: bool,
-) -> Result<ExitCode, Failure> {
-    let asked = letters::ask_redrive_and_follow(db, filter)?;
+fn redrive(desk: &Desk, filter: &LetterFilter, wait: bool) -> Result<ExitCode, Failure> {
+    let asked = desk.ask_redrive(filter)?;
     if asked.selected == 0 {
         if let Some(id) = filter.id {
             return Err(no_letter(id));
@@ -359,33 +354,38 @@ fn redrive(
         0 => String::new(),
         already => format!(" ({already} of them on the way already)"),
     };
-    let service = dir.service();
-    let when = match service {
-        Some(pid) => format!("the running service (process {pid}) picks them up within a second"),
-        None => "no service runs on this directory; they are sent at its next start".to_owned(),
+    let served = desk.served();
+    let when = match served {
+        Served::By(pid) => {
+            format!("the running service (process {pid}) picks them up within a second")
+        }
+        Served::ByNobody => {
+            "no service runs on this directory; they are sent at its next start".to_owned()
+        }
+        Served::ByFleet => "the fleet picks them up within some seconds".to_owned(),
     };
     let selected = asked.selected;
     print(format!("{selected} dead letter{s} to be sent again{already}: {when}.\n").as_bytes())?;
-    match (wait, service) {
+    match (wait, served) {
         (false, _) => Ok(ExitCode::SUCCESS),
-        (true, None) => Err(Failure::failed(
+        (true, Served::ByNobody) => Err(Failure::failed(
             "there is nothing to wait for: no service runs",
         )),
-        (true, Some(_)) => follow(dir, db, selected),
+        (true, Served::By(_) | Served::ByFleet) => follow(desk, selected),
     }
 }
 
-fn follow(dir: &DataDir, db: &Connection, selected: u64) -> Result<ExitCode, Failure> {
+fn follow(desk: &Desk, selected: u64) -> Result<ExitCode, Failure> {
     let mut progress = Progress::new("redrive", Unit::Events, selected);
     let mut looks = 0;
     let dead = loop {
-        let state = letters::followed(db)?;
+        let state = letters::followed(desk.db())?;
         progress.show(selected - state.waiting, "");
         if state.waiting == 0 {
             break state.dead;
         }
         looks += 1;
-        if looks % LOOKS_PER_ASK == 0 && dir.service().is_none() {
+        if looks % LOOKS_PER_ASK == 0 && matches!(desk.served(), Served::ByNobody) {
             progress.end();
             return Err(Failure::failed(format!(
                 "the service has stopped; {} letters are sent at its next start",

@@ -2,11 +2,13 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `moment.rs` | `--from` and `--to`: an offset, or a time that stands for one |
+//! | `desk.rs` | what an operator looks at and changes: a data directory, or what a fleet shares |
+//! | `moment.rs` | `--from` and `--to` in the journal of a data directory |
 //! | `progress.rs` | a bar on a terminal, a line now and then elsewhere |
 //! | `table.rs` | columns for people |
 //!
-//! All of it works on the directory of a running and of a stopped service, and makes none that is not there.
+//! All of it works on the directory of a running and of a stopped service, and makes none that is not there; and on a fleet
+//! from any machine that has its config.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
@@ -22,11 +24,15 @@ use super::WRONG;
 use crate::config::{self, Config};
 use crate::control;
 
+mod desk;
 mod moment;
 mod progress;
 mod table;
 
-pub(super) use moment::Moment;
+#[cfg(test)]
+pub(super) use desk::testing;
+pub(super) use desk::{Bounds, Desk, Served};
+pub(super) use moment::resolve;
 pub(super) use progress::{Progress, Unit};
 pub(super) use table::{Align, Table};
 

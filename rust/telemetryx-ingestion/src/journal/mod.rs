@@ -35,7 +35,7 @@ mod table;
 pub use delivery::{Delivery, Slice};
 pub use embedded::EmbeddedJournal;
 pub use error::{AppendError, JournalError};
-pub use open::{OpenError, OpenedFor, open};
+pub use open::{OpenError, OpenedFor, is_shared, open};
 pub use table::{Entry, Followed, SharedTable, TableChange};
 
 /// Events that were decoded, validated and encoded, ready to become durable together.

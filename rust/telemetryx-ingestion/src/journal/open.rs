@@ -61,3 +61,10 @@ pub async fn open(config: &Config, opened_for: OpenedFor) -> Result<Arc<dyn Jour
         }
     }
 }
+
+/// True if the journal that the config names is one that several processes share: it has a
+/// [table](super::SharedTable) then.
+#[must_use]
+pub fn is_shared(config: &Config) -> bool {
+    config.journal.engine != JournalEngine::Embedded
+}

@@ -1,12 +1,12 @@
 //! What an operator may change: replays and dead letters. The same as `telemetryx replay` and `telemetryx dead-letters`
-//! do on the control file, for those who have no shell on the machine.
+//! do, for those who have no shell on the machine.
 //!
 //! | request | what it does |
 //! | --- | --- |
 //! | `GET /dead-letters[?route=][&stage=][&before=][&limit=]` | lists, newest first |
 //! | `GET /dead-letters/{id}` | one of them, with its event |
 //! | `POST /dead-letters/redrive[?route=][&stage=][&id=]` | sends them again |
-//! | `POST /replays` with `{"route":…,"from":…,"to":…}` | delivers again; offsets or times |
+//! | `POST /replays` with `{"route":…,"from":…,"to":…}` | delivers again; offsets or times; with several partitions `"P:OFFSET"` or times |
 //! | `GET /replays/{id}` | how far it is |
 
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 
 use super::Query;
 use super::events::parse_time;
-use crate::control::{ControlError, LetterFilter, Part, letters, replays};
+use crate::control::{ControlError, LetterFilter, Moment, Part, letters, partitions, replays};
 use crate::intake::Refusal;
 use crate::journal::Extent;
 use crate::route::RouteHandle;
@@ -89,7 +89,8 @@ pub fn answer(
                 let message = "say which: `?route=`, `?stage=`, `?id=`, or `?all=true`";
                 return Err(invalid(message.into()));
             }
-            Ok(json!({ "redriving": letters::ask_redrive(&db, &filter).map_err(sqlite)? }))
+            let asked = Handle::current().block_on(of.control.ask_redrive(filter));
+            Ok(json!({ "redriving": asked.map_err(unavailable)? }))
         }
         (&Method::POST, ["replays"]) => {
             let request: ReplayRequest =
@@ -106,10 +107,14 @@ pub fn answer(
                 return Err(invalid(message));
             }
             let parts = parts(of, &request)?;
-            let id = replays::ask(&db, &request.route, &parts).map_err(sqlite)?;
+            let asked = of.control.ask_replay(&request.route, parts.clone());
+            let id = Handle::current().block_on(asked).map_err(unavailable)?;
             let mut answer = json!({ "id": id, "route": request.route });
             match parts.as_slice() {
                 [part] => {
+                    if part.partition != 0 {
+                        answer["partition"] = part.partition.into();
+                    }
                     answer["first"] = part.first.into();
                     answer["behind"] = part.behind.into();
                 }
@@ -145,13 +150,14 @@ fn parts(of: &Query, request: &ReplayRequest) -> Result<Vec<Part>, Refusal> {
     // What other processes accepted a moment ago is meant too.
     let seen = runtime.block_on(of.journal.refresh());
     seen.map_err(|error| Refusal::Unavailable(error.to_string()))?;
-    let extents = of.journal.extents();
-    let is_one = extents.len() == 1;
-    let parts = extents.into_iter().map(|Extent { partition, end, .. }| {
-        let offset = |name, value| runtime.block_on(offset(of, name, value, partition, is_one));
-        let first = offset("from", &request.from)?;
-        let behind = request.to.as_ref();
-        let behind = behind.map_or(Ok(end), |to| offset("to", to))?;
+    let from = moment("from", &request.from)?;
+    let to = request.to.as_ref().map(|to| moment("to", to)).transpose()?;
+    let meant = partitions(of.journal.extents(), from, to).map_err(invalid)?;
+    let is_one = meant.len() == 1;
+    let parts = meant.into_iter().map(|Extent { partition, end, .. }| {
+        let offset = |moment| runtime.block_on(offset(of, partition, moment));
+        let first = offset(from)?;
+        let behind = to.map_or(Ok(end), offset)?;
         if is_one && first > behind.min(end) {
             let message = format!(
                 "`from` ({first}) must not lie behind `to` ({behind}) or the end of the journal ({end})"
@@ -164,29 +170,36 @@ fn parts(of: &Query, request: &ReplayRequest) -> Result<Vec<Part>, Refusal> {
             behind: behind.max(first),
         })
     });
-    parts.collect()
+    let mut parts: Vec<_> = parts.collect::<Result<_, _>>()?;
+    if parts.iter().any(|part| !part.is_empty()) {
+        parts.retain(|part| !part.is_empty());
+    } else {
+        parts.truncate(1);
+    }
+    Ok(parts)
 }
 
-/// An offset, or the first event of the partition accepted at or after a time.
-async fn offset(
-    of: &Query,
-    name: &str,
-    value: &Value,
-    partition: u32,
-    is_only: bool,
-) -> Result<u64, Refusal> {
-    match (value.as_u64(), value.as_str().and_then(parse_time)) {
-        (Some(offset), _) if is_only => Ok(offset),
-        (Some(_), _) => Err(invalid(format!(
-            "`{name}` must be an RFC 3339 time (a string): the journal has several partitions, each with offsets of its own"
-        ))),
-        (None, Some(time)) => {
+fn moment(name: &str, value: &Value) -> Result<Moment, Refusal> {
+    let text = value.as_str();
+    let moment = value.as_u64().map(Moment::Offset);
+    let moment = moment.or_else(|| text.and_then(parse_time).map(Moment::Time));
+    moment
+        .or_else(|| text.and_then(|text| text.parse().ok()))
+        .ok_or_else(|| {
+            invalid(format!(
+                "`{name}` must be an offset (a number), an RFC 3339 time, or PARTITION:OFFSET (strings)"
+            ))
+        })
+}
+
+/// The offset that is meant in a partition.
+async fn offset(of: &Query, partition: u32, moment: Moment) -> Result<u64, Refusal> {
+    match moment {
+        Moment::Offset(offset) | Moment::InPartition(_, offset) => Ok(offset),
+        Moment::Time(time) => {
             let offset = of.journal.offset_at(partition, time).await;
             offset.map_err(|error| Refusal::Unavailable(error.to_string()))
         }
-        (None, None) => Err(invalid(format!(
-            "`{name}` must be an offset (a number) or an RFC 3339 time (a string)"
-        ))),
     }
 }
 

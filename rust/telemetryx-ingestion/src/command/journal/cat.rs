@@ -7,7 +7,8 @@ use clap::Args;
 use telemetryx_common::{Event, json, wire};
 use telemetryx_journal::{Entry, GapReason};
 
-use super::super::operator::{DataDir, Failure, Moment, drives_terminal};
+use super::super::operator::{DataDir, Failure, drives_terminal, resolve};
+use crate::control::Moment;
 
 /// Bytes of bodies read at a time.
 const READ_BYTES: usize = 1 << 20;
@@ -34,11 +35,11 @@ pub(super) fn run(dir: &DataDir, args: &CatArgs) -> Result<ExitCode, Failure> {
     let journal = dir.journal()?;
     let from = args.from.map_or_else(
         || Ok(journal.start()),
-        |from| from.resolve(&journal, "--from"),
+        |from| resolve(from, &journal, "--from"),
     )?;
     let to = args
         .to
-        .map_or_else(|| Ok(journal.end()), |to| to.resolve(&journal, "--to"))?;
+        .map_or_else(|| Ok(journal.end()), |to| resolve(to, &journal, "--to"))?;
     let mut reader = journal.reader(from)?;
     let mut printer = Printer {
         out: io::stdout().lock(),

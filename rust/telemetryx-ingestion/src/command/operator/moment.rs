@@ -1,53 +1,36 @@
-//! `--from` and `--to`: an offset, or a time that stands for one.
+//! `--from` and `--to` in the journal of a data directory: an offset, or a time that stands for one.
 
-use std::str::FromStr;
-
-use telemetryx_common::Timestamp;
 use telemetryx_journal::{Entry, JournalView, Offset, ReadError};
 
 use super::Failure;
+use crate::control::Moment;
 
 /// Bytes read at a time while looking for a time.
 const READ_BYTES: usize = 1 << 20;
 
-/// A place in the journal as a person says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Moment {
-    /// The number of an event.
-    Offset(u64),
-    /// The first event accepted at or after it.
-    Time(Timestamp),
-}
-
-impl FromStr for Moment {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(offset) = text.parse() {
-            return Ok(Self::Offset(offset));
-        }
-        Timestamp::parse(text).map(Self::Time).map_err(|_| {
-            "give an offset such as 1200, or a time such as 2026-01-31T23:59:59Z".to_owned()
-        })
-    }
-}
-
-impl Moment {
-    /// The offset that is meant; one beyond the end is refused, `name` says where it was given.
-    pub(crate) fn resolve(self, journal: &JournalView, name: &str) -> Result<Offset, Failure> {
-        match self {
-            Self::Offset(offset) if offset > journal.end().get() => Err(Failure::failed(format!(
+/// The offset that is meant; one beyond the end is refused, `name` says where it was given.
+pub(crate) fn resolve(
+    moment: Moment,
+    journal: &JournalView,
+    name: &str,
+) -> Result<Offset, Failure> {
+    match moment {
+        Moment::InPartition(partition @ 1.., _) => Err(Failure::failed(format!(
+            "{name}: this journal has no partition {partition}"
+        ))),
+        Moment::Offset(offset) | Moment::InPartition(_, offset) if offset > journal.end().get() => {
+            Err(Failure::failed(format!(
                 "{name} {offset} lies behind the end of the journal, {}",
                 journal.end()
-            ))),
-            Self::Offset(offset) => Ok(Offset::new(offset)),
-            Self::Time(time) => Ok(offset_at(journal, time.unix_nanos())?),
+            )))
         }
+        Moment::Offset(offset) | Moment::InPartition(_, offset) => Ok(Offset::new(offset)),
+        Moment::Time(time) => Ok(offset_at(journal, time.unix_nanos())?),
     }
 }
 
 /// The first event appended at or after a time, or the end. Reads one segment: the last that was begun before that time.
-fn offset_at(journal: &JournalView, nanos: i64) -> Result<Offset, ReadError> {
+pub(super) fn offset_at(journal: &JournalView, nanos: i64) -> Result<Offset, ReadError> {
     let segments = journal.segments();
     let begun_before = segments.partition_point(|segment| segment.created_at < nanos);
     let Some(segment) = segments.get(begun_before.saturating_sub(1)) else {
@@ -74,18 +57,6 @@ mod tests {
     use telemetryx_journal::{Journal, JournalOptions, Record};
 
     use super::*;
-
-    #[test]
-    fn number_is_an_offset_and_anything_else_must_be_a_time() {
-        assert_eq!("1735689600".parse(), Ok(Moment::Offset(1_735_689_600)));
-        assert_eq!(
-            "1970-01-01T00:00:01Z".parse(),
-            Ok(Moment::Time(Timestamp::from_unix_nanos(1_000_000_000)))
-        );
-        for wrong in ["", "-1", "yesterday", "2026-01-31"] {
-            assert!(wrong.parse::<Moment>().is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn time_is_found_in_whatever_segment_it_lies() {
@@ -117,7 +88,8 @@ mod tests {
         }
         assert_eq!(at(0), Offset::ZERO);
         assert_eq!(at(i64::MAX), view.end());
-        let beyond = Moment::Offset(61).resolve(&view, "--from").unwrap_err();
+        let beyond = resolve(Moment::Offset(61), &view, "--from").unwrap_err();
         assert!(beyond.message.contains("--from 61 lies behind the end"));
+        assert!(resolve(Moment::InPartition(1, 0), &view, "--from").is_err());
     }
 }
