@@ -9,7 +9,6 @@ use telemetryx_common::{EventError, wire};
 use crate::control::Kept;
 use crate::intake::{Format, Intake, MEMORY_SPENT, Refusal, Submission};
 use crate::observe::ProtocolMetrics;
-use crate::route::RouteHandle;
 
 /// Letters taken at a time.
 const AT_ONCE: u32 = 200;
@@ -21,22 +20,17 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// Redriven events were counted as refused when they came; what becomes of them now counts as a protocol of its own.
 static AGAIN: LazyLock<ProtocolMetrics> = LazyLock::new(|| ProtocolMetrics::new("redrive"));
 
-/// Serves the redrives of the door, as long as the service runs. Of several processes one does: that which reads the first
-/// partition of the `first` route.
-pub async fn run(intake: Arc<Intake>, first: Option<RouteHandle>) {
+/// Serves the redrives of the door, as long as the service runs. Of several processes one is handed the letters.
+pub async fn run(intake: Arc<Intake>) {
     let mut changes = intake.control.changes();
     changes.mark_changed();
-    let is_ours = || {
-        let first = first.as_ref();
-        first.is_none_or(|route| route.status().progress.contains_key(&0))
-    };
     loop {
-        // The partition may have come to this process since.
+        // Asking also says that this process would send them.
         let changed = tokio::time::timeout(LOOK_AGAIN, changes.changed()).await;
         if matches!(changed, Ok(Err(_))) {
             return;
         }
-        while is_ours() {
+        loop {
             match serve(&intake).await {
                 Ok(0) => break,
                 Ok(_) => {}

@@ -258,7 +258,14 @@ impl Service {
             metrics: Arc::clone(&metrics),
         };
         let journal = routes_runtime.block_on(journal::open(config, opened_for))?;
-        let control = Control::start(&config.data_dir, config.dead_letters.max_bytes.bytes())?;
+        let letters_max = config.dead_letters.max_bytes.bytes();
+        let control = match journal.table() {
+            Some(table) => {
+                let runtime = routes_runtime.handle();
+                Control::start_shared(table, Some(&config.data_dir), letters_max, runtime)?
+            }
+            None => Control::start(&config.data_dir, letters_max)?,
+        };
         let books = Arc::new(DoorBooks::from_saved(control.door()?));
 
         let shared = Arc::new(config.clone());
@@ -343,11 +350,9 @@ impl Service {
             metrics: Arc::clone(&metrics),
             certificates: doors.certificates(),
             intake: Arc::clone(&intake),
-            since: control.since()?,
             started,
         });
 
-        let first = routes.first().map(Route::handle);
         // Their answers are computed where the routes deliver: questions do not hold up those who send.
         let questions = Questions::new(query, routes_runtime.handle().clone(), &config.http);
         let listeners = doors
@@ -359,7 +364,7 @@ impl Service {
             .filter(|_| delivers)
             .map(|route| routes_runtime.spawn(route.run()))
             .collect();
-        routes_runtime.spawn(redrive::run(Arc::clone(&intake), first));
+        routes_runtime.spawn(redrive::run(Arc::clone(&intake)));
         door.spawn(tidy(intake));
         let close = CancellationToken::new();
         let listening = listeners

@@ -32,10 +32,14 @@ pub fn ledger(of: &Query) -> Value {
             (name, entry)
         })
         .collect();
+    // Those of other processes are as old as they last saved them.
+    let elsewhere = of.control.doors_elsewhere().unwrap_or_default();
+    let door = of.door.totals().plus(elsewhere.totals());
+    let since = of.control.since().unwrap_or(of.started.1);
     json!({
         "accepted": accepted,
-        "door": of.door.totals(),
+        "door": door,
         "routes": routes,
-        "since": of.since.to_string(),
+        "since": since.to_string(),
     })
 }

@@ -65,8 +65,6 @@ pub struct Query {
     pub certificates: Arc<CertificateStates>,
     /// For the memory in use.
     pub intake: Arc<Intake>,
-    /// Since when the books are kept: when the data directory was made.
-    pub since: Timestamp,
     /// When the service started.
     pub started: (Instant, Timestamp),
 }
