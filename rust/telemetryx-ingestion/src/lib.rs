@@ -28,6 +28,8 @@ mod hex;
 pub mod ingress;
 pub mod intake;
 pub mod journal;
+#[cfg(feature = "kafka")]
+mod kafka;
 pub mod observe;
 mod pem;
 pub mod plugin;

@@ -43,7 +43,7 @@ mod otlp;
 mod parquet;
 mod postgres;
 mod redis;
-mod secret;
+pub(crate) mod secret;
 mod sqlite;
 mod stats;
 mod timeout;

@@ -12,7 +12,7 @@ const FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// Where a secret is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum SinkSecret {
+pub(crate) enum SinkSecret {
     /// In the config.
     Given(Secret),
     /// In a file.
@@ -24,7 +24,7 @@ impl SinkSecret {
     ///
     /// # Errors
     /// [`PluginError`] if both are set, or the file holds no secret.
-    pub(super) fn of(
+    pub(crate) fn of(
         key: &str,
         given: Option<Secret>,
         file: Option<PathBuf>,
@@ -47,7 +47,7 @@ impl SinkSecret {
     ///
     /// # Errors
     /// Which file cannot be read, and why.
-    pub(super) fn read(&self) -> Result<Secret, String> {
+    pub(crate) fn read(&self) -> Result<Secret, String> {
         match self {
             Self::Given(secret) => Ok(secret.clone()),
             Self::File(file) => read(file),

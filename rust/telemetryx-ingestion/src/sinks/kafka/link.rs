@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -12,6 +11,8 @@ use rdkafka::producer::{
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::attempt::Tracker;
+use crate::kafka::code_of;
+use crate::kafka::context::Said;
 
 /// An idempotent producer. Dropping it ends it, on a thread of its own: that may take a second. What it has not sent then
 /// is reported as failed.
@@ -34,24 +35,17 @@ pub(super) struct Ticket {
 
 /// What librdkafka calls, from its threads.
 #[derive(Debug, Clone)]
-struct Context {
-    route: Arc<str>,
-    last_error: Arc<Mutex<Option<String>>>,
-}
+struct Context(Said);
 
 impl ClientContext for Context {
-    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // The route says once that its sink is down, with the last error; these are said again with each attempt.
-        tracing::debug!(target: "librdkafka", route = &*self.route, facility, message);
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.0.log(level, facility, message);
     }
 
     fn stats_raw(&self, _statistics: &[u8]) {}
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // That all brokers are down says less than why the last one is.
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
-            *self.last_error.lock() = Some(reason.to_owned());
-        }
+        self.0.error(error, reason);
     }
 }
 
@@ -73,10 +67,7 @@ impl Link {
             settings.set("batch.num.messages", "1");
             settings.set("enable.gapless.guarantee", "false");
         }
-        let context = Context {
-            route: route.into(),
-            last_error: Arc::default(),
-        };
+        let context = Context(Said::by(route));
         Ok(Self {
             producer: Some(settings.create_with_context(context.clone())?),
             password: password(&settings),
@@ -117,12 +108,12 @@ impl Link {
 
     /// The last error of a connection.
     pub(super) fn last_error(&self) -> Option<String> {
-        self.context.last_error.lock().clone()
+        self.context.0.last_error()
     }
 
     /// Something was acknowledged: what was wrong before is over.
     pub(super) fn is_fine(&self) {
-        *self.context.last_error.lock() = None;
+        self.context.0.is_fine();
     }
 
     /// Asks what Kafka knows of the topic; blocks.
@@ -134,10 +125,7 @@ impl Link {
             return Ok(());
         };
         let found = producer.client().fetch_metadata(Some(topic), patience);
-        let metadata = found.map_err(|error| match self.last_error() {
-            Some(reason) => format!("{}: {reason}", code_of(&error)),
-            None => code_of(&error).to_string(),
-        })?;
+        let metadata = found.map_err(|error| self.context.0.words(&error))?;
         let error = metadata.topics().iter().find_map(|found| found.error());
         match error {
             Some(error) => Err(RDKafkaErrorCode::from(error).to_string()),
@@ -157,10 +145,4 @@ impl Drop for Link {
 
 fn password(settings: &ClientConfig) -> Option<String> {
     settings.get("sasl.password").map(str::to_owned)
-}
-
-fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
-    error
-        .rdkafka_error_code()
-        .unwrap_or(RDKafkaErrorCode::Unknown)
 }

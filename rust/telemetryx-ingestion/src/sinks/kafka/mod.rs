@@ -7,8 +7,9 @@
 //! | `attempt.rs` | what became of each event, also when the batch comes again |
 //! | `lanes.rs` | what is under way, apart by why it is delivered |
 //! | `link.rs` | a producer of librdkafka, and what it reports |
-//! | `message.rs` | an event as a message |
 //! | `settings.rs` | what the config says, checked, and what librdkafka is told |
+//!
+//! What it has in common with the journal `kafka` is in `src/kafka/`.
 //!
 //! The producer is idempotent and never gives a message up: while Kafka is away, its messages wait, in order, and the
 //! delivery fails only so that the route can say so. The same batch comes again then, and what was sent is not sent again
@@ -18,7 +19,6 @@
 mod attempt;
 mod lanes;
 mod link;
-mod message;
 mod sending;
 mod settings;
 #[cfg(test)]

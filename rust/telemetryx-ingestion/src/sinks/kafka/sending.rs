@@ -10,8 +10,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::attempt::{Attempt, Fate};
 use super::lanes::Lane;
 use super::link::{Link, Ticket};
-use super::message::Scratch;
-use super::{KafkaSink, message, settings};
+use super::{KafkaSink, settings};
+use crate::kafka::message::{self, Scratch};
+use crate::kafka::settings::words;
 use crate::route::EventBatch;
 
 /// So many events are handed over without giving way to others.
@@ -155,7 +156,8 @@ impl KafkaSink {
                     place: *place as u32,
                 });
                 let (topic, format) = (&self.settings.topic, self.settings.format);
-                let record = message::record(topic, format, event, &mut scratch, ticket);
+                let record = message::record(topic, format, "id", event, &mut scratch, ticket)
+                    .timestamp(message::millis(event.ts));
                 // The report may come before `send` returns.
                 tracker.set(*place, Fate::Waiting);
                 match link.send(record) {
@@ -223,7 +225,7 @@ impl KafkaSink {
         }
         let opened = self.settings.client().and_then(|mut client| {
             settings::shrink(&mut client, self.shrunk.load(Ordering::Relaxed));
-            Link::open(&client, &self.route, careful).map_err(settings::words)
+            Link::open(&client, &self.route, careful).map_err(words)
         });
         let opened = Arc::new(opened.map_err(|error| self.about(&error))?);
         *link = Some(Arc::clone(&opened));

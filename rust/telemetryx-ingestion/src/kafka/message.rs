@@ -2,15 +2,17 @@
 
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
+use rdkafka::util::IntoOpaque;
 use serde::Deserialize;
-use telemetryx_common::{Event, json, wire};
+use telemetryx_common::{Event, Timestamp, json, wire};
 
-use super::link::Ticket;
+/// The attribute, and the header, that continues a trace (W3C Trace Context).
+const TRACE_PARENT: &str = "traceparent";
 
 /// What the value of a message is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Format {
+pub(crate) enum Format {
     /// `telemetryx.v1.Event` of `proto/events.proto`: the bytes that the journal keeps.
     #[default]
     Protobuf,
@@ -29,20 +31,21 @@ impl Format {
 
 /// Room for the parts of one message, used for one after the other.
 #[derive(Debug, Default)]
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     key: Vec<u8>,
     value: Vec<u8>,
     number: Vec<u8>,
 }
 
-/// The message for `event`. It is copied when it is sent.
-pub(super) fn record<'s>(
+/// The message for `event`, with its id in the header of that name. It is copied when it is sent.
+pub(crate) fn record<'s, D: IntoOpaque>(
     topic: &'s str,
     format: Format,
+    id_header: &str,
     event: &Event<'_>,
     scratch: &'s mut Scratch,
-    ticket: Box<Ticket>,
-) -> BaseRecord<'s, [u8], [u8], Box<Ticket>> {
+    opaque: D,
+) -> BaseRecord<'s, [u8], [u8], D> {
     scratch.key.clear();
     scratch.value.clear();
     scratch.number.clear();
@@ -56,16 +59,21 @@ pub(super) fn record<'s>(
         key,
         value: Some(value),
     };
-    let headers = OwnedHeaders::new_with_capacity(4)
-        .insert(header("id", event.id.as_bytes()))
+    let mut headers = OwnedHeaders::new_with_capacity(5)
+        .insert(header(id_header, event.id.as_bytes()))
         .insert(header("type", event.event_type.as_str().as_bytes()))
         .insert(header("schema_version", scratch.number.as_slice()))
         .insert(header("content-type", format.content_type().as_bytes()));
-    // librdkafka takes 0 for "now", and Kafka knows no time before 1970.
-    let millis = event.ts.unix_nanos().div_euclid(1_000_000).max(1);
-    BaseRecord::with_opaque_to(topic, ticket)
+    if let Some(parent) = event.attribute(TRACE_PARENT) {
+        headers = headers.insert(header(TRACE_PARENT, parent.as_bytes()));
+    }
+    BaseRecord::with_opaque_to(topic, opaque)
         .key(scratch.key.as_slice())
         .payload(scratch.value.as_slice())
-        .timestamp(millis)
         .headers(headers)
+}
+
+/// A time as Kafka keeps it, in milliseconds. librdkafka takes 0 for "now", and Kafka knows no time before 1970.
+pub(crate) fn millis(time: Timestamp) -> i64 {
+    time.unix_nanos().div_euclid(1_000_000).max(1)
 }

@@ -1,0 +1,21 @@
+//! What the sink `kafka` and the journal `kafka` have in common.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `settings.rs` | where Kafka is, and the options of librdkafka, checked |
+//! | `message.rs` | an event as a message |
+//! | `context.rs` | what librdkafka says: its log, its errors |
+
+pub(crate) mod context;
+pub(crate) mod message;
+pub(crate) mod settings;
+
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode;
+
+/// Why it failed, as a code.
+pub(crate) fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
+    error
+        .rdkafka_error_code()
+        .unwrap_or(RDKafkaErrorCode::Unknown)
+}
