@@ -283,7 +283,7 @@ routes:
     sink: {}
   - name: b
 journal:
-  engine: kafka
+  engine: postgres
 roles: [ingest, cook]
 ";
     let errors = load("c.yaml", text, &[("TELEMETRYX_SHUTDOWN__TIMEOUT", "soon")]).unwrap_err();
@@ -300,10 +300,39 @@ c.yaml:10: auth.keys[0].sha256: it is not the SHA-256 of a key; write 64 hexadec
 c.yaml:12: routes[0].name: `a/b` contains '/'; write 1 to 64 of A-Z a-z 0-9 _ . - and not a dot first
 c.yaml:13: routes[0].sink.kind: is missing; write a text
 c.yaml:14: routes[1].sink: is missing; write a table of keys and values: Where its events go
-c.yaml:16: journal.engine: `kafka` is not in this version; write one of embedded
+c.yaml:16: journal.engine: `postgres` is not in this version; write one of embedded, kafka
 c.yaml:17: roles[1]: is the text \"cook\"; write one of ingest, deliver, query
 TELEMETRYX_SHUTDOWN__TIMEOUT: shutdown.timeout: `soon` does not start with a number; write a duration with its unit, such as 200ms, 10s, 5m, 48h, 7d, from 0s to 1h";
     assert_eq!(errors, expected);
+}
+
+#[cfg(feature = "kafka")]
+#[test]
+fn a_journal_in_kafka_says_every_mistake_and_takes_brokers_as_list_or_text() {
+    let text = "journal: { engine: kafka, kafka: { topic: 'a b', min_insync_replicas: 2, group_prefix: 'a/b',
+      options: { acks: 1, group.id: x, linger.ms: soon, sasl.password: hunter2 } } }";
+    let errors = yaml(text).unwrap_err();
+    for expected in [
+        "journal.kafka.min_insync_replicas: 2 is more than replication_factor, 1",
+        "journal.kafka.group_prefix: `a/b` cannot begin the name of a group",
+        "journal.kafka.brokers: is missing",
+        "journal.kafka.topic: `a b` is no name of a topic",
+        "journal.kafka.options.acks: it can only be `all`",
+        "journal.kafka.options.group.id: it cannot be set: use `group_prefix`",
+        "journal.kafka.options.linger.ms: ",
+    ] {
+        assert!(errors.contains(expected), "{expected}\n{errors}");
+    }
+    assert_eq!(errors.lines().count(), 7, "{errors}");
+    for brokers in ["[a:1, 'b']", "'a:1, b'"] {
+        let kafka = format!("brokers: {brokers}, options: {{ sasl.password: hunter2 }}");
+        let config = yaml(&format!(
+            "journal: {{ engine: kafka, kafka: {{ {kafka} }} }}"
+        ))
+        .unwrap();
+        assert_eq!(config.journal.kafka.brokers, ["a:1", "b"]);
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
 }
 
 #[test]

@@ -120,6 +120,17 @@ impl Walk {
             }
             (Shape::Map(values), Content::Table(entries)) => self.map(entries, values, path),
             (Shape::List(items), Content::List(said)) => Some(self.list(said, items, path)),
+            (Shape::Texts, Content::List(said)) => {
+                let text = Shape::Text {
+                    shortest: 1,
+                    longest: u64::MAX,
+                };
+                Some(self.list(said, &text, path))
+            }
+            (Shape::Texts, Content::Text(text)) => {
+                let texts = text.split(',').map(|text| text.trim().into());
+                Some(Value::Array(texts.collect()))
+            }
             (Shape::Choice(choices), Content::Text(text))
                 if choices.iter().any(|choice| choice.word == *text) =>
             {

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::journal_kafka::KafkaJournalConfig;
 use super::values::{ByteSize, Duration};
 
 /// Where accepted events become durable.
@@ -16,6 +17,9 @@ pub struct JournalConfig {
 
     /// The journal in files under `data_dir`.
     pub embedded: EmbeddedConfig,
+
+    /// The journal in a topic of Apache Kafka, which many processes may share.
+    pub kafka: KafkaJournalConfig,
 }
 
 /// Which journal is used.
@@ -25,6 +29,8 @@ pub enum JournalEngine {
     /// Files under `data_dir`: one machine, nothing to install.
     #[default]
     Embedded,
+    /// A topic of Apache Kafka: any number of processes on any number of machines.
+    Kafka,
 }
 
 impl JournalEngine {

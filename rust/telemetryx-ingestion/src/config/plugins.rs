@@ -104,12 +104,12 @@ impl JsonSchema for SinkConfig {
     }
 }
 
-fn masked<S: Serializer>(rest: &toml::Table, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn masked<S: Serializer>(rest: &toml::Table, serializer: S) -> Result<S::Ok, S::Error> {
     mask(rest).serialize(serializer)
 }
 
 /// What may be shown of keys that are not ours: whatever sounds like a secret, and the password in a URL, is masked.
-fn mask(rest: &toml::Table) -> toml::Table {
+pub(super) fn mask(rest: &toml::Table) -> toml::Table {
     let masked = |(key, value): (&String, &toml::Value)| (key.clone(), mask_value(key, value));
     rest.iter().map(masked).collect()
 }

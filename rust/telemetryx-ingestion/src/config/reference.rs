@@ -102,6 +102,7 @@ fn form(key: &Key) -> String {
     let form = match &key.shape {
         Shape::Section(_) | Shape::Map(_) => "table",
         Shape::List(_) => "list",
+        Shape::Texts => "list, or text with commas",
         Shape::Choice(_) => "choice",
         Shape::Bool => "true or false",
         Shape::Whole { .. } => "whole number",

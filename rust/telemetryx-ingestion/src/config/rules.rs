@@ -40,6 +40,7 @@ pub(super) fn settle(config: &mut Config, damaged: &BTreeSet<String>) -> Vec<Con
         queries(config, &mut errors);
     }
     token(config, &mut errors);
+    super::journal_kafka::settle(config, &mut errors);
     super::webhook_rules::settle(config, &mut errors);
     errors
 }

@@ -21,6 +21,8 @@ pub(super) enum Shape {
     Map(Box<Shape>),
     /// A list.
     List(Box<Shape>),
+    /// A list of texts, or one text with commas between them.
+    Texts,
     /// One of these words.
     Choice(Vec<Choice>),
     /// `true` or `false`.
@@ -193,6 +195,7 @@ impl Shape {
                     .get("additionalProperties")
                     .map_or(Self::Any, Self::of),
             )),
+            "array" if schema.get("x-commas").is_some() => Self::Texts,
             "array" => Self::List(Box::new(schema.get("items").map_or(Self::Any, Self::of))),
             "boolean" => Self::Bool,
             "string" => Self::Text {
@@ -218,7 +221,7 @@ impl Shape {
     /// Whether an environment variable's text is meant as it stands, even if it looks like a number.
     pub(super) fn is_text(&self) -> bool {
         match self {
-            Self::Text { .. } | Self::Choice(_) => true,
+            Self::Text { .. } | Self::Texts | Self::Choice(_) => true,
             Self::Form { form, .. } => !form.takes_numbers(),
             _ => false,
         }
@@ -240,6 +243,7 @@ impl fmt::Display for Shape {
         match self {
             Self::Section(_) | Self::Map(_) => f.write_str("a table of keys and values"),
             Self::List(_) => f.write_str("a list, such as [a, b]"),
+            Self::Texts => f.write_str("a list of texts, or one text with commas between them"),
             Self::Choice(choices) => {
                 f.write_str("one of ")?;
                 for (index, choice) in choices.iter().enumerate() {

@@ -8,6 +8,7 @@
 //! | `embedded.rs` | the engine on local disk, over the crate `telemetryx-journal` |
 //! | `reserve.rs` | room on the disk for what routes must append to get on |
 //! | `delivery.rs` | events read for a route, cut at its batch limits |
+//! | `kafka/` | the engine in a topic of Apache Kafka |
 //! | `table.rs` | what the processes of a fleet know alike |
 //!
 //! A journal is a set of partitions, each a log of its own: offsets number its events, in order. What has the same key is in
@@ -28,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 pub mod delivery;
 pub mod embedded;
 pub mod error;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 mod open;
 mod reserve;
 mod table;

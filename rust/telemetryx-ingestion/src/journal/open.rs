@@ -18,6 +18,9 @@ pub enum OpenError {
         /// Why.
         error: telemetryx_journal::OpenError,
     },
+    /// The one in a topic of Kafka.
+    #[error("the journal in Kafka: {0}")]
+    Kafka(String),
 }
 
 /// What a journal is opened for.
@@ -59,6 +62,19 @@ pub async fn open(config: &Config, opened_for: OpenedFor) -> Result<Arc<dyn Jour
             }
             Ok(Arc::new(journal))
         }
+        #[cfg(feature = "kafka")]
+        JournalEngine::Kafka => {
+            let OpenedFor {
+                routes, metrics, ..
+            } = opened_for;
+            let settings = &config.journal.kafka;
+            let opened = super::kafka::KafkaJournal::open(settings, &routes, metrics).await;
+            Ok(Arc::new(opened.map_err(OpenError::Kafka)?))
+        }
+        #[cfg(not(feature = "kafka"))]
+        JournalEngine::Kafka => Err(OpenError::Kafka(
+            "this build has no Kafka client".to_owned(),
+        )),
     }
 }
 

@@ -269,6 +269,24 @@ impl RouteMetrics {
     }
 }
 
+/// What a route has before it in one partition of Kafka.
+pub struct KafkaLag(Gauge);
+
+impl KafkaLag {
+    /// The handle of a partition and `route`, a name from the config.
+    #[must_use]
+    pub fn new(route: &str, partition: u32) -> Self {
+        Self(
+            gauge!("kafka_consumer_lag", "route" => route.to_owned(), "partition" => partition.to_string()),
+        )
+    }
+
+    /// It is so many events.
+    pub fn set(&self, events: u64) {
+        self.0.set(events as f64);
+    }
+}
+
 /// Counts dead letters; `route` is empty for those of stage `validation`. Codes are words of ours, not of clients.
 pub fn dead_letters(route: &str, stage: &'static str, code: &str, count: u64) {
     counter!("dead_letters_total", "route" => route.to_owned(), "stage" => stage, "code" => code.to_owned())
@@ -408,6 +426,10 @@ fn describe() {
     value(
         "route_lag_seconds",
         "How long ago the next event of a route was accepted; 0 if there is none.",
+    );
+    value(
+        "kafka_consumer_lag",
+        "Events of a partition that a route has not passed, by route and partition; every process tells it of all.",
     );
     value(
         "route_breaker_open",

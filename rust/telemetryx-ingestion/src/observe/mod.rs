@@ -22,8 +22,8 @@ pub use certificates::CertificateStates;
 pub use door::{DoorBooks, DoorCount, DoorSaved, DoorTotals};
 pub use logs::init as init_logs;
 pub use metrics::{
-    Endpoint, EndpointMetrics, Metrics, PluginMetrics, ProtocolMetrics, RouteMetrics, dead_letters,
-    rejected_unnamed,
+    Endpoint, EndpointMetrics, KafkaLag, Metrics, PluginMetrics, ProtocolMetrics, RouteMetrics,
+    dead_letters, rejected_unnamed,
 };
 pub use overload::{Counted, OverloadLog};
 pub use shed::{ShedBooks, ShedTally};

@@ -1,0 +1,281 @@
+//! The engine `kafka`: a topic of Apache Kafka, which any number of processes may write and read.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `mod.rs` | [`KafkaJournal`] |
+//! | `settings.rs` | what the config says, checked, and what librdkafka is told |
+//! | `topic.rs` | the topics: made if they are missing, checked if they are there |
+//! | `producer.rs` | sends batches, and knows when all of one is acknowledged |
+//! | `seen.rs` | what was last seen of Kafka |
+//! | `watch.rs`, `watch/look.rs` | the thread that looks again, every second; one look |
+//! | `identity.rs` | a name for the topic, another one for a topic made anew |
+//! | `reader.rs` | a route's consumer: partitions come and go |
+//! | `assignment.rs` | a partition that this process reads |
+//! | `subscription.rs` | one reading of a partition, from its last commit |
+//! | `scan.rs` | reads without a position of its own |
+//! | `decode.rs` | a message as an event |
+//! | `table.rs` | what all processes know alike, in the topic `<topic>.control` |
+//!
+//! An append resolves when the brokers have acknowledged every message of the batch. What is not acknowledged within
+//! `journal.kafka.delivery_timeout` fails; some of it may be in the topic all the same, and is delivered then.
+//!
+//! A route is a consumer group. Its position in a partition and what it saves with it are one committed offset and that
+//! offset's metadata, so that they are always a pair. librdkafka has threads of its own; what waits for them is a thread of
+//! ours or of the blocking pool, never one that serves requests.
+
+mod assignment;
+mod decode;
+mod identity;
+mod producer;
+mod reader;
+mod scan;
+mod seen;
+mod settings;
+mod subscription;
+mod table;
+mod topic;
+mod watch;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use telemetryx_common::{Timestamp, wire};
+
+use self::producer::{SendError, Sender};
+use self::scan::Scanners;
+use self::settings::Settings;
+use self::table::ControlTable;
+use self::watch::Watch;
+use super::{
+    AppendError, Assignments, Backlog, BatchLimit, Committed, Delivery, Durability, EncodedBatch,
+    Extent, Journal, JournalError, JournalStatus, Position, SharedTable,
+};
+use crate::config::KafkaJournalConfig;
+use crate::kafka::message::{self, Scratch};
+use crate::observe::Metrics;
+
+/// How long the start waits for Kafka before it goes on without.
+const START_WAIT_MAX: Duration = Duration::from_secs(5);
+/// So many events are handed to librdkafka without giving way to others.
+const EVENTS_AT_ONCE: usize = 512;
+/// What a message takes beside key and value, at most, but for headers of unusual length.
+const HEADERS_BYTES: usize = 512;
+
+/// What is wrong with these settings, each mistake with its key in front; nothing is reached.
+#[must_use]
+pub fn mistakes(config: &KafkaJournalConfig) -> Vec<String> {
+    Settings::read(config).err().unwrap_or_default()
+}
+
+/// The journal in a topic.
+pub struct KafkaJournal {
+    watch: Arc<Watch>,
+    scanners: Arc<Scanners>,
+    table: Arc<ControlTable>,
+    metrics: Arc<Metrics>,
+}
+
+impl KafkaJournal {
+    /// Connects, for these routes. While Kafka is away it waits for a few seconds; then it goes on, unhealthy, and is
+    /// healthy once Kafka is there.
+    ///
+    /// # Errors
+    /// What is wrong with the settings.
+    pub async fn open(
+        config: &KafkaJournalConfig,
+        routes: &[String],
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, String> {
+        let settings = Settings::read(config).map_err(|mistakes| mistakes.join("; "))?;
+        let watch = Watch::start(Arc::new(settings), routes)?;
+        tokio::time::timeout(START_WAIT_MAX, watch.ready())
+            .await
+            .ok();
+        if let Some(problem) = watch.seen().problem() {
+            tracing::warn!(
+                reason = problem.reason,
+                "Kafka is not there yet: nothing is accepted until it is"
+            );
+        }
+        Ok(Self {
+            scanners: Arc::new(Scanners::new(Arc::clone(&watch))),
+            table: Arc::new(ControlTable::new(Arc::clone(&watch))),
+            watch,
+            metrics,
+        })
+    }
+
+    async fn send(&self, batch: &EncodedBatch, sender: &Sender) -> Result<Position, SendError> {
+        let settings = self.watch.settings();
+        let deadline = tokio::time::Instant::now() + settings.delivery_timeout;
+        let most = sender.message_bytes_max();
+        // Nothing is sent of a batch that cannot be sent whole.
+        if batch.body.len() + HEADERS_BYTES > most {
+            let too_large = |event: &telemetryx_common::Event<'_>| {
+                let text = event.payload.len() + event.attributes.iter().map(size).sum::<usize>();
+                let size = |text: usize| text + event.key().len() + 1024 + HEADERS_BYTES;
+                size(text) > most
+            };
+            if wire::events(&batch.body)
+                .flatten()
+                .any(|event| too_large(&event))
+            {
+                return Err(SendError::TooLarge);
+            }
+        }
+        let sending = sender.begin(batch.events, batch.body.len())?;
+        let mut scratch = Scratch::default();
+        let mut sent = 0;
+        for event in wire::events(&batch.body) {
+            let event = event.map_err(|error| SendError::Failed(error.to_string()))?;
+            loop {
+                let record = message::record(
+                    &settings.topic,
+                    settings.format,
+                    "event_id",
+                    &event,
+                    &mut scratch,
+                    Arc::clone(&sending),
+                )
+                .timestamp(message::millis(event.received_at));
+                if sender.send(&sending, record)? {
+                    break;
+                }
+                sender.room(&sending, deadline).await?;
+            }
+            sent += 1;
+            if sent % EVENTS_AT_ONCE == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        sender.acknowledged(&sending, deadline).await
+    }
+}
+
+fn size((name, value): &(impl AsRef<str>, impl AsRef<str>)) -> usize {
+    name.as_ref().len() + value.as_ref().len()
+}
+
+#[async_trait]
+impl Journal for KafkaJournal {
+    async fn append(&self, batch: EncodedBatch) -> Result<Position, AppendError> {
+        let started = Instant::now();
+        let sender = self.watch.sender()?;
+        let sent = self.send(&batch, &sender).await;
+        self.metrics.append.record(started.elapsed().as_secs_f64());
+        let position = match sent {
+            Ok(position) => position,
+            Err(SendError::Full) => {
+                // It is full because nothing is acknowledged: slowing down does not help.
+                return Err(match self.watch.seen().problem() {
+                    Some(problem) => AppendError::Unavailable(problem.reason),
+                    None => AppendError::Full,
+                });
+            }
+            Err(SendError::TooLarge) => {
+                return Err(AppendError::TooLarge {
+                    bytes: batch.body.len(),
+                });
+            }
+            Err(SendError::Failed(words)) => {
+                self.watch.append_failed(&words);
+                return Err(AppendError::Unavailable(words));
+            }
+        };
+        let told = self.watch.appended(&position, &sender).await;
+        told.map_err(AppendError::Unavailable)?;
+        Ok(position)
+    }
+
+    fn durability(&self) -> Durability {
+        Durability::Replicated
+    }
+
+    async fn subscribe(&self, route: &str) -> Result<Box<dyn Assignments>, JournalError> {
+        reader::subscribe(&self.watch, route)
+    }
+
+    fn identity(&self) -> u128 {
+        self.watch.seen().identity()
+    }
+
+    fn status(&self) -> JournalStatus {
+        let seen = self.watch.seen();
+        let problem = seen.problem();
+        let (extents, mut warnings) = (seen.extents(), seen.warnings());
+        warnings.extend(self.watch.idle());
+        JournalStatus {
+            engine: "kafka",
+            state: if problem.is_none() { "ok" } else { "unhealthy" },
+            since: problem.as_ref().map(|problem| problem.since.to_string()),
+            reason: problem.map(|problem| problem.reason),
+            start_offset: extents.iter().map(|extent| extent.start).sum(),
+            end_offset: extents.iter().map(|extent| extent.end).sum(),
+            segments: None,
+            bytes: 0,
+            damage: Vec::new(),
+            warnings,
+        }
+    }
+
+    fn backlog(&self) -> Backlog {
+        Backlog {
+            events: self.watch.seen().backlog(),
+            bytes: 0,
+        }
+    }
+
+    fn extents(&self) -> Vec<Extent> {
+        self.watch.seen().extents()
+    }
+
+    fn commits(&self, route: &str) -> Vec<Committed> {
+        self.watch.seen().commits(route)
+    }
+
+    async fn refresh(&self) -> Result<(), JournalError> {
+        self.watch.look_now().await
+    }
+
+    async fn scan(
+        &self,
+        partition: u32,
+        from: u64,
+        to: u64,
+        limit: BatchLimit,
+    ) -> Result<Delivery, JournalError> {
+        let scanners = Arc::clone(&self.scanners);
+        blocking(move || scanners.scan(partition, from, to, limit)).await
+    }
+
+    async fn offset_at(&self, partition: u32, time: Timestamp) -> Result<u64, JournalError> {
+        let scanners = Arc::clone(&self.scanners);
+        blocking(move || scanners.offset_at(partition, time)).await
+    }
+
+    fn table(&self) -> Option<Arc<dyn SharedTable>> {
+        Some(Arc::clone(&self.table) as Arc<dyn SharedTable>)
+    }
+
+    async fn close(&self) {
+        let watch = Arc::clone(&self.watch);
+        tokio::task::spawn_blocking(move || watch.close())
+            .await
+            .ok();
+    }
+}
+
+impl Drop for KafkaJournal {
+    fn drop(&mut self) {
+        self.watch.stop();
+    }
+}
+
+/// Does what waits for Kafka on a thread that may wait.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, JournalError> + Send + 'static,
+) -> Result<T, JournalError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(JournalError::Io(error.to_string())))
+}

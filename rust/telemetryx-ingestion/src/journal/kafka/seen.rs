@@ -1,0 +1,222 @@
+//! What was last seen of Kafka: what is asked of it without waiting.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use telemetryx_common::Timestamp;
+
+use super::super::{Committed, Extent, Position};
+use crate::clock;
+
+/// Why nothing can be written.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    pub(super) reason: String,
+    pub(super) since: Timestamp,
+    pub(super) begun: Instant,
+    /// Kafka answers, and did not acknowledge: only an acknowledgement ends it.
+    pub(super) of_appends: bool,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Seen(Mutex<View>);
+
+#[derive(Debug, Default)]
+struct View {
+    identity: u128,
+    extents: Vec<Extent>,
+    commits: BTreeMap<String, Vec<Committed>>,
+    warnings: Vec<String>,
+    problem: Option<Problem>,
+}
+
+impl Seen {
+    /// Nothing yet, but that Kafka was not there.
+    pub(super) fn new(routes: &[String]) -> Self {
+        let seen = Self::default();
+        let commits = routes.iter().map(|route| (route.clone(), Vec::new()));
+        seen.0.lock().commits = commits.collect();
+        seen.failed("Kafka was not reached yet", false);
+        seen
+    }
+
+    pub(super) fn identity(&self) -> u128 {
+        self.0.lock().identity
+    }
+
+    pub(super) fn extents(&self) -> Vec<Extent> {
+        self.0.lock().extents.clone()
+    }
+
+    pub(super) fn extent(&self, partition: u32) -> Option<Extent> {
+        let view = self.0.lock();
+        let mut extents = view.extents.iter();
+        extents
+            .find(|extent| extent.partition == partition)
+            .copied()
+    }
+
+    pub(super) fn warnings(&self) -> Vec<String> {
+        self.0.lock().warnings.clone()
+    }
+
+    pub(super) fn problem(&self) -> Option<Problem> {
+        self.0.lock().problem.clone()
+    }
+
+    /// Routes that anybody asked for.
+    pub(super) fn routes(&self) -> Vec<String> {
+        self.0.lock().commits.keys().cloned().collect()
+    }
+
+    /// How far the route is. One that is not known is looked at from now on.
+    pub(super) fn commits(&self, route: &str) -> Vec<Committed> {
+        let mut view = self.0.lock();
+        match view.commits.get(route) {
+            Some(commits) => commits.clone(),
+            None => {
+                view.commits.insert(route.to_owned(), Vec::new());
+                Vec::new()
+            }
+        }
+    }
+
+    /// The most that a route has before it.
+    pub(super) fn backlog(&self) -> u64 {
+        let view = self.0.lock();
+        let lags = view.commits.values().map(|commits| {
+            let lags = view.extents.iter().map(|extent| lag(extent, commits));
+            lags.sum()
+        });
+        lags.max().unwrap_or(0)
+    }
+
+    /// What each route has before it, partition by partition.
+    pub(super) fn lags(&self) -> Vec<(String, u32, u64)> {
+        let view = self.0.lock();
+        let routes = view.commits.iter();
+        let lags = routes.flat_map(|(route, commits)| {
+            let lag = |extent: &Extent| (route.clone(), extent.partition, lag(extent, commits));
+            view.extents.iter().map(lag)
+        });
+        lags.collect()
+    }
+
+    pub(super) fn set_identity(&self, identity: u128) {
+        self.0.lock().identity = identity;
+    }
+
+    pub(super) fn set_extents(&self, extents: Vec<Extent>) {
+        let mut view = self.0.lock();
+        let before = std::mem::replace(&mut view.extents, extents);
+        // What was appended while Kafka was asked.
+        for known in before {
+            let mut extents = view.extents.iter_mut();
+            if let Some(extent) = extents.find(|extent| extent.partition == known.partition) {
+                extent.end = extent.end.max(known.end);
+            }
+        }
+    }
+
+    /// The topic is another one: nothing that was known of the former holds.
+    pub(super) fn forget(&self) {
+        let mut view = self.0.lock();
+        view.extents.clear();
+        view.commits.values_mut().for_each(Vec::clear);
+    }
+
+    pub(super) fn set_commits(&self, route: &str, commits: Vec<Committed>) {
+        self.0.lock().commits.insert(route.to_owned(), commits);
+    }
+
+    /// This process committed.
+    pub(super) fn committed(&self, route: &str, partition: u32, position: u64, state: Bytes) {
+        let mut view = self.0.lock();
+        let commits = view.commits.entry(route.to_owned()).or_default();
+        let committed = Committed {
+            partition,
+            position,
+            state,
+        };
+        match commits.binary_search_by_key(&partition, |one| one.partition) {
+            Ok(at) => commits[at] = committed,
+            Err(at) => commits.insert(at, committed),
+        }
+    }
+
+    /// This process appended.
+    pub(super) fn appended(&self, position: &Position) {
+        let mut view = self.0.lock();
+        for range in &position.ranges {
+            let mut extents = view.extents.iter_mut();
+            if let Some(extent) = extents.find(|extent| extent.partition == range.partition) {
+                extent.end = extent.end.max(range.end());
+            }
+        }
+        let failing = |problem: &Problem| problem.of_appends;
+        if view.problem.as_ref().is_some_and(failing) {
+            drop(view);
+            self.acknowledged();
+        }
+    }
+
+    /// Kafka acknowledges what is sent.
+    pub(super) fn acknowledged(&self) {
+        self.0.lock().problem = None;
+        tracing::info!("Kafka acknowledges events again");
+    }
+
+    /// New warnings are said in the log, once each.
+    pub(super) fn set_warnings(&self, warnings: Vec<String>) {
+        let mut view = self.0.lock();
+        let before = std::mem::replace(&mut view.warnings, warnings.clone());
+        drop(view);
+        for warning in warnings.iter().filter(|warning| !before.contains(warning)) {
+            tracing::warn!(warning, "the journal's topic is not as it should be");
+        }
+    }
+
+    /// Kafka was asked, and answered.
+    pub(super) fn answered(&self) {
+        let mut view = self.0.lock();
+        if view
+            .problem
+            .as_ref()
+            .is_some_and(|problem| !problem.of_appends)
+        {
+            view.problem = None;
+            drop(view);
+            tracing::info!("Kafka is there");
+        }
+    }
+
+    /// Something cannot be done.
+    pub(super) fn failed(&self, reason: &str, of_appends: bool) {
+        let mut view = self.0.lock();
+        match &mut view.problem {
+            Some(problem) => {
+                reason.clone_into(&mut problem.reason);
+                problem.of_appends |= of_appends;
+            }
+            None => {
+                view.problem = Some(Problem {
+                    reason: reason.to_owned(),
+                    since: clock::now(),
+                    begun: Instant::now(),
+                    of_appends,
+                });
+                drop(view);
+                tracing::warn!(reason, "the journal cannot be written");
+            }
+        }
+    }
+}
+
+fn lag(extent: &Extent, commits: &[Committed]) -> u64 {
+    let commit = commits.iter().find(|one| one.partition == extent.partition);
+    let position = commit.map_or(extent.start, |commit| commit.position);
+    extent.end.saturating_sub(position.max(extent.start))
+}

@@ -1,0 +1,324 @@
+//! One look at Kafka.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::super::super::{Committed, Extent};
+use super::super::identity::{self, Identity, Next};
+use super::super::producer::Sender;
+use super::super::table;
+use super::super::topic::{self, Observer};
+use super::Watch;
+use crate::kafka::context::Said;
+use crate::kafka::settings::words;
+use crate::observe::KafkaLag;
+
+/// The settings of the topic are checked so often.
+const CHECK_EVERY: Duration = Duration::from_secs(60);
+/// What looks like another topic so often is one.
+const DOUBTS_MAX: u32 = 3;
+
+/// What the thread keeps for itself.
+#[derive(Default)]
+pub(super) struct Looking {
+    observer: Option<Observer>,
+    /// One for the group of each route that this process does not read.
+    groups: HashMap<String, Observer>,
+    partitions: u32,
+    checked: Option<Instant>,
+    lags: HashMap<(String, u32), KafkaLag>,
+    /// How often the topic looked as if it were another one. A broker that just became the leader may tell of less than
+    /// there is, for a moment.
+    doubts: u32,
+}
+
+/// Every partition that held something holds less.
+fn has_shrunk(before: &[Extent], now: &[Extent]) -> bool {
+    let mut held = before.iter().filter(|extent| extent.end > 0).map(|before| {
+        let mut now = now.iter();
+        now.any(|now| now.partition == before.partition && now.end < before.end)
+    });
+    held.next()
+        .is_some_and(|shrunk| shrunk && held.all(|shrunk| shrunk))
+}
+
+impl Watch {
+    /// Looks once.
+    ///
+    /// # Errors
+    /// Why Kafka cannot be used, in its words.
+    pub(super) fn look(&self, looking: &mut Looking) -> Result<(), String> {
+        if looking.observer.is_none() {
+            let client = self.settings.reading(None)?;
+            let made = client.create_with_context(Said::by("journal-watch"));
+            looking.observer = Some(made.map_err(words)?);
+        }
+        let Looking {
+            observer: Some(observer),
+            ..
+        } = looking
+        else {
+            return Ok(());
+        };
+        let checked = looking.checked;
+        if !self.is_ready() || checked.is_none_or(|checked| checked.elapsed() > CHECK_EVERY) {
+            let topic = topic::prepare(observer, &self.settings, &self.runtime)?;
+            let most = topic.message_bytes_max;
+            let sender = self.sender.load();
+            if sender
+                .as_ref()
+                .is_none_or(|sender| sender.message_bytes_max() != most)
+            {
+                self.open_sender(most)?;
+            }
+            self.seen.set_warnings(topic.warnings);
+            looking.checked = Some(Instant::now());
+        }
+        if let Some(sender) = self.sender.load().as_ref()
+            && let Some(reason) = sender.fatal()
+        {
+            tracing::error!(
+                reason,
+                "the Kafka producer cannot go on; another one is made"
+            );
+            self.open_sender(sender.message_bytes_max())?;
+        }
+        let found = topic::look_up(observer, &self.settings.topic, &self.settings, |topic| {
+            topic.partitions().len()
+        })?;
+        let Some(partitions) = found else {
+            looking.doubts += 1;
+            if looking.doubts >= DOUBTS_MAX {
+                self.is_gone(looking);
+            }
+            return Err(format!("topic `{}` is gone", self.settings.topic));
+        };
+        looking.partitions = u32::try_from(partitions).unwrap_or(u32::MAX);
+        let extents = self.extents(observer, looking.partitions)?;
+        if has_shrunk(&self.seen.extents(), &extents) {
+            looking.doubts += 1;
+            if looking.doubts < DOUBTS_MAX {
+                return Ok(());
+            }
+            tracing::error!(
+                topic = self.settings.topic,
+                "every partition of the topic holds less than it did: it was deleted and made anew, or brokers lost \
+                 what they had acknowledged"
+            );
+            self.is_gone(looking);
+            return Err("the topic was made anew".to_owned());
+        }
+        if !self.is_ready() {
+            let written = extents.iter().any(|extent| extent.end > 0);
+            self.agree(written, &mut looking.doubts)?;
+        }
+        looking.doubts = 0;
+        self.seen.set_extents(extents);
+        self.look_at_groups(looking)?;
+        for (route, partition, lag) in self.seen.lags() {
+            let gauge = looking.lags.entry((route, partition));
+            let gauge =
+                gauge.or_insert_with_key(|(route, partition)| KafkaLag::new(route, *partition));
+            gauge.set(lag);
+        }
+        self.probe()
+    }
+
+    /// The topic of the name that is known is no more.
+    fn is_gone(&self, looking: &mut Looking) {
+        looking.checked = None;
+        self.used.store(false, Ordering::Release);
+        self.is_ready.send_replace(false);
+        self.seen.forget();
+    }
+
+    fn open_sender(&self, message_bytes_max: usize) -> Result<(), String> {
+        let client = self.settings.producing(message_bytes_max)?;
+        let sender = Sender::open(&client, message_bytes_max)?;
+        self.sender.store(Some(Arc::new(sender)));
+        Ok(())
+    }
+
+    /// Agrees with the other processes on the name of the topic.
+    fn agree(&self, written: bool, doubts: &mut u32) -> Result<(), String> {
+        let before = self.seen.identity();
+        let former = (before != 0).then_some(before);
+        loop {
+            let names = table::names(&self.settings)?;
+            let agreed = identity::agreed(names.iter().map(String::as_str));
+            let is_emptied =
+                agreed.is_some_and(|agreed| agreed.used && former != Some(agreed.name));
+            if is_emptied && !written && *doubts < DOUBTS_MAX {
+                *doubts += 1;
+                return Err("the topic is empty though events were in it".to_owned());
+            }
+            match identity::next(agreed, written, former) {
+                Next::Take(Identity {
+                    generation,
+                    name,
+                    used,
+                }) => {
+                    self.generation.store(generation, Ordering::Release);
+                    self.used.store(used, Ordering::Release);
+                    self.seen.set_identity(name);
+                    return Ok(());
+                }
+                Next::Write(records) => {
+                    let Some(sender) = self.sender.load_full() else {
+                        return Err("there is no producer".to_owned());
+                    };
+                    let records = records.into_iter();
+                    let records: Vec<_> = records
+                        .map(|name| (name, Some(Bytes::from_static(b"1"))))
+                        .collect();
+                    let put = table::put(&sender, &self.settings, &records);
+                    self.runtime
+                        .block_on(put)
+                        .map_err(|error| error.to_string())?;
+                }
+            }
+        }
+    }
+
+    /// What each partition holds.
+    fn extents(&self, observer: &Observer, partitions: u32) -> Result<Vec<Extent>, String> {
+        let starts = self.offsets(observer, partitions, Offset::Beginning)?;
+        let ends = self.offsets(observer, partitions, Offset::End)?;
+        let extents = (0..partitions).zip(starts).zip(ends);
+        let extents = extents.map(|((partition, start), end)| Extent {
+            partition,
+            start: start.min(end),
+            end,
+        });
+        Ok(extents.collect())
+    }
+
+    fn offsets(
+        &self,
+        observer: &Observer,
+        partitions: u32,
+        which: Offset,
+    ) -> Result<Vec<u64>, String> {
+        let said = observer.client().context();
+        let list = self.list(partitions, which)?;
+        let found = observer.offsets_for_times(list, self.settings.patience());
+        let found = found.map_err(|error| said.words(&error))?;
+        let mut offsets = vec![0; partitions as usize];
+        for element in found.elements() {
+            element.error().map_err(|error| said.words(&error))?;
+            let place = usize::try_from(element.partition()).ok();
+            if let Some(place) = place.and_then(|place| offsets.get_mut(place))
+                && let Offset::Offset(offset) = element.offset()
+            {
+                *place = u64::try_from(offset).unwrap_or_default();
+            }
+        }
+        Ok(offsets)
+    }
+
+    fn list(&self, partitions: u32, offset: Offset) -> Result<TopicPartitionList, String> {
+        let mut list = TopicPartitionList::with_capacity(partitions as usize);
+        for partition in 0..partitions {
+            let partition = i32::try_from(partition).map_err(|error| error.to_string())?;
+            list.add_partition_offset(&self.settings.topic, partition, offset)
+                .map_err(words)?;
+        }
+        Ok(list)
+    }
+
+    fn look_at_groups(&self, looking: &mut Looking) -> Result<(), String> {
+        let readers = self.readers();
+        for route in self.seen.routes() {
+            let reader = readers.iter().find(|reader| reader.route() == route);
+            let commits = match reader.and_then(|reader| reader.consumer()) {
+                Some(consumer) => self.commits(&*consumer, looking.partitions)?,
+                None => {
+                    if !looking.groups.contains_key(&route) {
+                        let group = self.settings.group(&route);
+                        let client = self.settings.reading(Some(&group))?;
+                        let made = client.create_with_context(Said::by(&group));
+                        looking.groups.insert(route.clone(), made.map_err(words)?);
+                    }
+                    self.commits(&looking.groups[&route], looking.partitions)?
+                }
+            };
+            self.seen.set_commits(&route, commits);
+        }
+        Ok(())
+    }
+
+    fn commits<C: ConsumerContext>(
+        &self,
+        consumer: &BaseConsumer<C>,
+        partitions: u32,
+    ) -> Result<Vec<Committed>, String> {
+        let list = self.list(partitions, Offset::Invalid)?;
+        let found = consumer.committed_offsets(list, self.settings.patience());
+        let found = found.map_err(|error| format!("positions of a group: {}", words(error)))?;
+        let commits = found.elements().into_iter().filter_map(|element| {
+            let Offset::Offset(position) = element.offset() else {
+                return None;
+            };
+            Some(Committed {
+                partition: u32::try_from(element.partition()).ok()?,
+                position: u64::try_from(position).ok()?,
+                state: Bytes::copy_from_slice(element.metadata().as_bytes()),
+            })
+        });
+        Ok(commits.collect())
+    }
+
+    /// When appends failed and nobody appends any more, only this finds out that they would not fail now.
+    fn probe(&self) -> Result<(), String> {
+        let problem = self.seen.problem();
+        let Some(sender) = self.sender.load_full() else {
+            return Ok(());
+        };
+        if !problem.is_some_and(|problem| problem.of_appends) {
+            return Ok(());
+        }
+        let record = [(
+            format!("{}probe", identity::OWN),
+            Some(Bytes::from_static(b"1")),
+        )];
+        let put = table::put(&sender, &self.settings, &record);
+        match self.runtime.block_on(put) {
+            Ok(_) => {
+                self.seen.acknowledged();
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_made_anew_holds_less_in_every_partition_that_held_something() {
+        let extents = |ends: &[u64]| -> Vec<_> {
+            let ends = (0..).zip(ends);
+            let extent = |(partition, end): (u32, &u64)| Extent {
+                partition,
+                start: 0,
+                end: *end,
+            };
+            ends.map(extent).collect()
+        };
+        let before = extents(&[7, 0, 3]);
+        assert!(has_shrunk(&before, &extents(&[0, 0, 0])));
+        assert!(has_shrunk(&before, &extents(&[1, 5, 2, 0])));
+        // A new leader that does not know of all yet; nothing new; nothing known.
+        assert!(!has_shrunk(&before, &extents(&[0, 0, 3])));
+        assert!(!has_shrunk(&before, &before));
+        assert!(!has_shrunk(&extents(&[0, 0]), &extents(&[0, 0])));
+    }
+}
