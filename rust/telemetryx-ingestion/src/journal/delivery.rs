@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use telemetryx_common::{Timestamp, wire};
 
-use super::{DeliveryId, log_of};
+use super::{BatchLimit, DeliveryId, log_of};
 use crate::route::{Cause, EventBatch, Stretch};
 
 /// A run of events without a gap: a part of one appended batch.
@@ -69,6 +69,13 @@ impl Delivery {
     #[must_use]
     pub fn events(&self) -> u64 {
         self.end - self.first - self.missing
+    }
+
+    /// True if nothing more fits `limit`, however small.
+    #[must_use]
+    pub fn is_full(&self, limit: BatchLimit) -> bool {
+        usize::try_from(self.end - self.first).is_ok_and(|events| events >= limit.events)
+            || self.bytes >= limit.bytes
     }
 
     /// Adds events that follow what is there.

@@ -332,8 +332,11 @@ impl Subscription for EmbeddedSubscription {
     async fn next(&mut self, limit: BatchLimit) -> Result<Delivery, JournalError> {
         loop {
             while let Some(entry) = self.queue.pop_front() {
-                if let Some(rest) = take(&mut self.under_way, entry, limit) {
-                    self.queue.push_front(rest);
+                let rest = take(&mut self.under_way, entry, limit);
+                if rest.is_some() || self.under_way.is_full(limit) {
+                    if let Some(rest) = rest {
+                        self.queue.push_front(rest);
+                    }
                     return Ok(self.hand_out());
                 }
             }
