@@ -1,0 +1,145 @@
+//! A journal of its own for each test, whichever the engine. All that differs between engines is in here: a config, and
+//! the server that it names.
+
+use std::future::Future;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use telemetryx_ingestion::config::{Config, Language};
+use telemetryx_ingestion::journal::{self, Committed, Journal, OpenError, OpenedFor};
+use telemetryx_ingestion::observe::Metrics;
+use tempfile::TempDir;
+
+use crate::reader::soon;
+
+/// What a journal is kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Engine {
+    Embedded,
+}
+
+/// A journal that nobody else knows, and how to open it.
+pub(crate) struct Bench {
+    engine: Engine,
+    config: String,
+    scratch: TempDir,
+}
+
+/// Partitions, where there can be more than one.
+const PARTITIONS: usize = 4;
+const ROUTES: [&str; 2] = ["a", "b"];
+
+impl Bench {
+    fn new(engine: Engine) -> Self {
+        let scratch = tempfile::Builder::new()
+            .prefix("telemetryx-journal-")
+            .tempdir()
+            .unwrap();
+        let journal = match engine {
+            // Small files, so that there are several.
+            Engine::Embedded => "engine: embedded, embedded: { segment_size: 64MiB }",
+        };
+        let routes = ROUTES.map(|route| format!("{{ name: {route}, sink: {{ kind: stdout }} }}"));
+        let config = format!(
+            "data_dir: {:?}\njournal: {{ {journal} }}\nroutes: [ {} ]\nquery: {{ counters_from: , events_from: }}\n",
+            scratch.path().join("data"),
+            routes.join(", ")
+        );
+        Self {
+            engine,
+            config,
+            scratch,
+        }
+    }
+
+    /// Opens it; where a former handle is still on its way out, once that is gone.
+    pub(crate) async fn open(&self) -> Arc<dyn Journal> {
+        open(&self.config).await
+    }
+
+    pub(crate) async fn try_open(&self) -> Result<Arc<dyn Journal>, OpenError> {
+        try_open(&self.config).await
+    }
+
+    /// For whoever opens it in another process.
+    pub(crate) fn config(&self) -> &str {
+        &self.config
+    }
+
+    /// Whether several processes can have it open at once.
+    pub(crate) fn is_shared(&self) -> bool {
+        match self.engine {
+            Engine::Embedded => false,
+        }
+    }
+
+    /// What is committed for `route`, seen anew; `None` from an engine that only one process can open: nobody else asks
+    /// it, so it need not say.
+    pub(crate) async fn commits(
+        &self,
+        journal: &dyn Journal,
+        route: &str,
+    ) -> Option<Vec<Committed>> {
+        soon("commits are seen", journal.refresh()).await.unwrap();
+        self.is_shared().then(|| journal.commits(route))
+    }
+
+    pub(crate) fn partitions(&self) -> usize {
+        if self.is_shared() { PARTITIONS } else { 1 }
+    }
+
+    /// The names of the config's routes.
+    pub(crate) fn routes(&self) -> [&'static str; 2] {
+        ROUTES
+    }
+
+    /// How many random workloads it is fast enough for.
+    pub(crate) fn workloads(&self) -> u64 {
+        if self.is_shared() { 2 } else { 6 }
+    }
+
+    /// Removes it with all that it holds: the next to open it makes another one of the same name.
+    pub(crate) async fn make_anew(&self) {
+        match self.engine {
+            Engine::Embedded => {
+                std::fs::remove_dir_all(self.scratch.path().join("data")).unwrap();
+            }
+        }
+    }
+}
+
+pub(crate) async fn open(config: &str) -> Arc<dyn Journal> {
+    let begun = Instant::now();
+    loop {
+        match try_open(config).await {
+            Ok(journal) => return journal,
+            Err(error) => assert!(begun.elapsed() < Duration::from_secs(20), "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn try_open(config: &str) -> Result<Arc<dyn Journal>, OpenError> {
+    static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::install()));
+    let config =
+        Config::from_text(config, Language::Yaml).unwrap_or_else(|error| panic!("{error}"));
+    let opened_for = OpenedFor {
+        routes: ROUTES.map(str::to_owned).to_vec(),
+        routes_append: false,
+        metrics: Arc::clone(&METRICS),
+    };
+    journal::open(&config, opened_for).await
+}
+
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(3)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// Runs one test on a journal of its own.
+pub(crate) fn run<T: Future<Output = ()>>(engine: Engine, test: impl FnOnce(Bench) -> T) {
+    runtime().block_on(test(Bench::new(engine)));
+}
