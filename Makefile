@@ -3,7 +3,7 @@
 CARGO ?= cargo
 DATA ?= ./data
 
-.PHONY: help run test lint doc bench stress stress-verify fuzz crash-test clean
+.PHONY: help run test lint doc bench stress stress-verify fleet fuzz crash-test clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ bench: ## every figure next to its target, and criterion for the hot paths (abou
 
 stress-verify: ## every guard driven to its edge, every event accounted for (half a minute; `MODE=stress` takes minutes)
 	scripts/stress-verify
+
+fleet: ## broker, PostgreSQL, Redis and four processes, every part killed under load, all counts compared (two minutes)
+	scripts/install-servers
+	scripts/fleet
 
 stress: ## the simulation with a million schedules, and 200 kills
 	TELEMETRYX_SCHEDULES=1000000 $(CARGO) test --release -p telemetryx-journal --features sim --test simulation -- --nocapture

@@ -36,12 +36,13 @@ def free_ports(count):
 class Server:
     """The service or the reference, in a fresh directory. Killed, and its directory removed, at the end of the block."""
 
-    def __init__(self, kind, config="", keep=None, binary=BINARY, core=None):
+    def __init__(self, kind, config="", keep=None, binary=BINARY, core=None, name=None):
         self.kind, self.config, self.binary, self.core = kind, config, binary, core
+        self.name = name or kind
         self.port, *others = free_ports(1 + len(LISTENERS))
         self.listeners = dict(zip(LISTENERS, others))
         SCRATCH.mkdir(parents=True, exist_ok=True)
-        self.dir = keep or SCRATCH / f"{kind}-{os.getpid()}-{time.monotonic_ns()}"
+        self.dir = keep or SCRATCH / f"{self.name}-{os.getpid()}-{time.monotonic_ns()}"
         self.process = None
 
     def __enter__(self):
@@ -75,9 +76,9 @@ class Server:
                     return time.monotonic() - begun
             if self.process.poll() is not None:
                 tail = (self.dir / "log").read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"{self.kind} ended at its start, code {self.process.returncode}:\n{tail}")
+                raise RuntimeError(f"{self.name} ended at its start, code {self.process.returncode}:\n{tail}")
             if time.monotonic() - begun > 120:
-                raise RuntimeError(f"{self.kind} was not ready within 120 s")
+                raise RuntimeError(f"{self.name} was not ready within 120 s")
             time.sleep(0.001)
 
     def kill(self):
@@ -133,7 +134,8 @@ class Postgres:
     """A PostgreSQL server of one's own in a fresh directory, with settings as one that has a machine to itself. Ended, and
     its directory removed, at the end of the block. The superuser `postgres` needs no password from this machine."""
 
-    def __init__(self, port):
+    def __init__(self, port, *settings):
+        self.settings = settings
         found = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if (path / "initdb").exists()]
         if not found:
             raise RuntimeError("PostgreSQL is not installed: run scripts/install-servers")
@@ -153,8 +155,17 @@ class Postgres:
             shutil.chown(self.dir, "postgres", "postgres")
         subprocess.run(self.command("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "-D",
                                     self.dir / "data"), check=True, stdout=subprocess.DEVNULL, cwd=self.dir)
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def start(self):
+        """Starts it, again where it was, and waits until it takes connections."""
         settings = [f"port={self.port}", "listen_addresses=127.0.0.1", "unix_socket_directories=/tmp",
-                    "shared_buffers=256MB", "max_wal_size=4GB"]
+                    "shared_buffers=256MB", "max_wal_size=4GB", *self.settings]
         with open(self.dir / "log", "ab") as log:
             self.process = subprocess.Popen(
                 self.command("postgres", "-D", self.dir / "data", *(word for setting in settings for word in ("-c", setting))),
@@ -162,17 +173,23 @@ class Postgres:
         begun = time.monotonic()
         while subprocess.run(self.command("pg_isready", "-q", "-h", "127.0.0.1", "-p", self.port)).returncode:
             if self.process.poll() is not None or time.monotonic() - begun > 60:
-                self.__exit__()
                 raise RuntimeError("PostgreSQL did not start")
             time.sleep(0.05)
-        return self
+
+    def kill(self):
+        """Ends it as if the power failed: nothing is finished or written out."""
+        subprocess.run(self.command("pg_ctl", "-D", self.dir / "data", "-m", "immediate", "-w", "stop"),
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if self.process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(20)
 
     def __exit__(self, *_):
-        subprocess.run(self.command("pg_ctl", "-D", self.dir / "data", "-m", "immediate", "stop"),
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(20)
+        self.kill()
         shutil.rmtree(self.dir, ignore_errors=True)
+
+    def url(self, database="postgres"):
+        return f"postgres://postgres@127.0.0.1:{self.port}/{database}"
 
     def sql(self, *statements):
         """Runs each as the superuser; the rows of all as text."""
@@ -221,23 +238,62 @@ class Kafka:
                     f"controller.quorum.voters=1@127.0.0.1:{self.controller_port}", "controller.listener.names=CONTROLLER",
                     f"listeners=PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{self.controller_port}",
                     "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-                    "transaction.state.log.replication.factor=1", "transaction.state.log.min.isr=1"]
+                    "offsets.topic.replication.factor=1", "group.initial.rebalance.delay.ms=0",
+                    "transaction.state.log.replication.factor=1", "transaction.state.log.min.isr=1",
+                    # A killed broker is refused until its session ends.
+                    "broker.session.timeout.ms=1500", "broker.heartbeat.interval.ms=300"]
         (self.dir / "properties").write_text("\n".join(settings))
-        with open(self.dir / "log", "ab") as log:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def start(self):
+        """Starts it, again where it was, and waits until it says that it is there."""
+        with open(self.dir / "log", "wb") as log:
             self.process = subprocess.Popen(["java", "-Xmx1g", "-cp", self.tools / "libs" / "*", "kafka.Kafka",
                                              self.dir / "properties"], stdout=log, stderr=log)
         begun = time.monotonic()
         while "Kafka Server started" not in (self.dir / "log").read_text(errors="replace"):
             if self.process.poll() is not None or time.monotonic() - begun > 60:
-                self.__exit__()
                 raise RuntimeError("Kafka did not start")
             time.sleep(0.05)
-        return self
+
+    def kill(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
 
     def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
+        self.kill()
         shutil.rmtree(self.dir, ignore_errors=True)
+
+    def tool(self, name, *arguments):
+        """What one of Kafka's own tools says."""
+        done = subprocess.run(["java", "-Xmx512m", "-cp", self.tools / "libs" / "*", f"org.apache.kafka.tools.{name}",
+                               "--bootstrap-server", self.address, *map(str, arguments)],
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+        return done.stdout.decode(errors="replace")
+
+    def end_offsets(self, topic):
+        """The offset behind the newest message of each partition."""
+        lines = self.tool("GetOffsetShell", "--topic", topic).split()
+        return {int(partition): int(offset) for _, partition, offset in (line.rsplit(":", 2) for line in lines)}
+
+    def headers(self, topic):
+        """The headers of every message, partition by partition in order."""
+        prints = ["print.headers=true", "print.partition=true", "print.offset=true", "print.value=false", "headers.separator=\x01"]
+        given = [word for line in prints for word in ("--formatter-property", line)]
+        out = self.tool("consumer.ConsoleConsumer", "--topic", topic, "--from-beginning", "--timeout-ms", 5000, *given)
+        found = []
+        for line in out.splitlines():
+            if line.startswith("Partition:"):
+                partition, offset, headers = line.split("\t", 2)
+                named = dict(pair.split(":", 1) for pair in headers.split("\x01") if ":" in pair)
+                found.append((int(partition.split(":")[1]), int(offset.split(":")[1]), named))
+        return [named for _, _, named in sorted(found, key=lambda message: message[:2])]
 
     def topic_bytes(self, topic):
         return sum(file.stat().st_size for file in (self.dir / "data").glob(f"{topic}-*/*.log"))
@@ -258,3 +314,67 @@ class Kafka:
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
         last = [line for line in done.stdout.splitlines() if "records sent" in line][-1]
         return float(last.split(" records/sec")[0].split()[-1])
+
+
+class Redis:
+    """A Redis of one's own in a fresh directory. Killed, and its directory removed, at the end of the block. `fsync`: when
+    what it has answered is on disk, `everysec` or `always`."""
+
+    def __init__(self, fsync="everysec"):
+        [self.port] = free_ports(1)
+        self.fsync, self.process = fsync, None
+        SCRATCH.mkdir(parents=True, exist_ok=True)
+        self.dir = SCRATCH / f"redis-{os.getpid()}-{time.monotonic_ns()}"
+        self.url = f"redis://127.0.0.1:{self.port}"
+
+    def __enter__(self):
+        self.dir.mkdir()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def start(self):
+        """Starts it, again where it was, and waits until it answers."""
+        self.process = subprocess.Popen(
+            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.dir, "--save", "", "--appendonly",
+             "yes", "--appendfsync", self.fsync, "--logfile", "log"], stdout=subprocess.DEVNULL)
+        begun = time.monotonic()
+        while True:
+            with contextlib.suppress(OSError):
+                if self.ask("PING") == "PONG":
+                    return
+            if self.process.poll() is not None or time.monotonic() - begun > 20:
+                raise RuntimeError("redis-server does not start")
+            time.sleep(0.01)
+
+    def kill(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+    def __exit__(self, *_):
+        self.kill()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def ask(self, *words):
+        """The answer to one command: text, or a list of it; `None` if there is nothing."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as sock, sock.makefile("rb") as lines:
+            each = b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in words)
+            sock.sendall(b"*%d\r\n%s" % (len(words), each))
+            return self.answer(lines)
+
+    def answer(self, lines):
+        line = lines.readline().decode().rstrip("\r\n")
+        kind, rest = line[:1], line[1:]
+        if kind == "$" and int(rest) >= 0:
+            return lines.read(int(rest) + 2)[:-2].decode(errors="replace")
+        if kind == "*" and int(rest) >= 0:
+            return [self.answer(lines) for _ in range(int(rest))]
+        if kind in ("$", "*"):
+            return None
+        if kind in ("+", ":"):
+            return rest
+        raise OSError(f"Redis says {line!r}")
