@@ -365,7 +365,7 @@ impl Service {
             .map(|route| routes_runtime.spawn(route.run()))
             .collect();
         routes_runtime.spawn(redrive::run(Arc::clone(&intake)));
-        door.spawn(tidy(intake));
+        door.spawn(tidy(intake, config.data_dir.clone()));
         let close = CancellationToken::new();
         let listening = listeners
             .into_iter()
@@ -461,14 +461,18 @@ fn runtime(name: &'static str, nice: i32) -> Result<Runtime, StartError> {
         .map_err(StartError::Threads)
 }
 
-/// Saves the door's books, drains histograms, forgets idle rate limits.
-async fn tidy(intake: Arc<Intake>) {
+/// Saves the door's books, drains histograms, measures the disk, forgets idle rate limits.
+async fn tidy(intake: Arc<Intake>, data_dir: PathBuf) {
     let mut saved = intake.books.totals();
     let mut ticks = tokio::time::interval(TIDY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         intake.metrics.upkeep();
+        let (measured, data_dir) = (Arc::clone(&intake), data_dir.clone());
+        // A disk that hangs holds up this task and no thread of the door.
+        let looked = tokio::task::spawn_blocking(move || measured.metrics.measure_disk(&data_dir));
+        looked.await.ok();
         if let Some(limiter) = &intake.rate_limiter {
             limiter.tidy();
         }

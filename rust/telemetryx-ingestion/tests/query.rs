@@ -416,6 +416,8 @@ fn every_metric_of_the_contract_is_there_with_a_help_text() {
         "journal_fsync_seconds",
         "journal_batch_events",
         "journal_bytes",
+        "data_dir_free_bytes",
+        "data_dir_size_bytes",
         "route_lag_events",
         "route_lag_seconds",
         "route_delivered_events_total",

@@ -3,6 +3,7 @@
 //! Handles are made once; the hot path only adds to atomics. Labels never come from client data.
 #![allow(clippy::disallowed_macros)]
 
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -141,6 +142,10 @@ pub struct Metrics {
     pub group_events: Histogram,
     /// Bytes on disk.
     pub journal_bytes: Gauge,
+    /// Bytes that may still be written to the file system of `data_dir`.
+    pub data_dir_free: Gauge,
+    /// Bytes that it holds in all.
+    pub data_dir_size: Gauge,
     /// Events that the slowest route has not passed.
     pub queue_depth: Gauge,
     /// Bytes of memory taken by requests under way.
@@ -184,6 +189,8 @@ impl Metrics {
             fsync: histogram!("journal_fsync_seconds"),
             group_events: histogram!("journal_batch_events"),
             journal_bytes: gauge!("journal_bytes"),
+            data_dir_free: gauge!("data_dir_free_bytes"),
+            data_dir_size: gauge!("data_dir_size_bytes"),
             queue_depth: gauge!("ingestion_queue_depth"),
             memory: gauge!("ingestion_memory_bytes"),
             connections: gauge!("ingestion_connections"),
@@ -203,6 +210,15 @@ impl Metrics {
     #[must_use]
     pub fn render(&self) -> String {
         self.handle.render()
+    }
+
+    /// Looks how much room there is on the file system of `data_dir`. May wait for the disk.
+    pub fn measure_disk(&self, data_dir: &Path) {
+        if let Ok(disk) = rustix::fs::statvfs(data_dir) {
+            let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize) as f64;
+            self.data_dir_free.set(bytes(disk.f_bavail));
+            self.data_dir_size.set(bytes(disk.f_blocks));
+        }
     }
 
     /// Drains what histograms have collected; called every few seconds, so that they stay small unscraped.
@@ -410,6 +426,14 @@ fn describe() {
     );
     describe_histogram!("journal_batch_events", "Events that one sync made durable.");
     value("journal_bytes", "Bytes that the journal takes on disk.");
+    value(
+        "data_dir_free_bytes",
+        "Bytes that may still be written to the file system of data_dir.",
+    );
+    value(
+        "data_dir_size_bytes",
+        "Bytes that the file system of data_dir holds in all.",
+    );
     value(
         "ingestion_queue_depth",
         "Events that the slowest route has not passed.",
