@@ -3,10 +3,10 @@
 CARGO ?= cargo
 DATA ?= ./data
 
-.PHONY: help run test lint doc bench stress stress-verify fleet fuzz crash-test clean
+.PHONY: help run test lint doc bench stress stress-verify fleet fuzz crash-test check-deploy check-image clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## serve with built-in settings: http://127.0.0.1:8080, data in ./data
 	$(CARGO) run --release
@@ -38,6 +38,12 @@ crash-test: ## kill -9 under load on this machine's disk
 
 fuzz: ## every fuzz target for a minute
 	scripts/fuzz 60
+
+check-deploy: ## Dockerfiles, the Compose file, manifests, alert rules and dashboards, without Docker or a cluster
+	scripts/check-deploy
+
+check-image: ## builds the image with buildah and runs it; as root, on Debian (two minutes)
+	scripts/check-image
 
 clean: ## removes what was built
 	$(CARGO) clean

@@ -576,6 +576,7 @@ fn the_files_that_come_with_the_service_are_right() {
         "strict.yaml",
         "production.yaml",
         "otel-worker.yaml",
+        "fleet.yaml",
         "config.toml",
     ] {
         assert!(seen.iter().any(|seen| seen == name), "{name} is missing");
