@@ -85,7 +85,8 @@ struct Told {
 /// What one of them has.
 #[derive(Default)]
 struct ReaderStatus {
-    progress: Progress,
+    /// `None` until it knows where it is: what was committed holds until then.
+    progress: Option<Progress>,
     waiting_since: Option<Timestamp>,
     state: ReaderState,
     breaker_open: bool,
@@ -172,7 +173,7 @@ impl RouteHandle {
         let readers = told.readers.iter();
         let progress = readers
             .clone()
-            .map(|(partition, it)| (*partition, it.progress));
+            .filter_map(|(partition, it)| Some((*partition, it.progress?)));
         RouteStatus {
             progress: progress.collect(),
             sink: told.sink.clone(),
@@ -278,18 +279,19 @@ impl ReaderHandle {
 
     /// How far it is.
     pub(super) fn progress(&self) -> Progress {
-        self.change(|it| it.progress)
+        self.change(|it| it.progress).unwrap_or_default()
     }
 
     pub(super) fn start_at(&self, position: u64, books: Books) {
-        self.change(|it| it.progress = Progress { position, books });
+        self.change(|it| it.progress = Some(Progress { position, books }));
     }
 
     /// Everything before `position` is settled, with `more` in the books.
     pub(super) fn settle(&self, position: u64, more: Books) {
         self.change(|it| {
-            it.progress.position = position;
-            it.progress.books.add(more);
+            let progress = it.progress.get_or_insert_default();
+            progress.position = position;
+            progress.books.add(more);
             it.waiting_since = None;
         });
     }
@@ -297,7 +299,7 @@ impl ReaderHandle {
     /// A dead letter was sent again: it is delivered, or no longer wanted. False if no dead letter is booked.
     pub(super) fn redriven(&self, delivered: bool) -> bool {
         self.change(|it| {
-            let books = &mut it.progress.books;
+            let books = &mut it.progress.get_or_insert_default().books;
             let Some(dead) = books.dead.checked_sub(1) else {
                 return false;
             };
