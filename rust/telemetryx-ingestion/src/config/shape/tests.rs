@@ -58,6 +58,10 @@ fn every_setting_has_a_title_and_its_true_default_in_its_doc_comment() {
             Some(Value::Number(number)) if number.as_f64().is_some_and(|n| n.fract() == 0.0) => {
                 format!("Default: `{}`", number.as_f64().unwrap())
             }
+            Some(Value::Array(words)) => {
+                let words: Vec<_> = words.iter().filter_map(Value::as_str).collect();
+                format!("Default: `[{}]`", words.join(", "))
+            }
             Some(other) => format!("Default: `{other}`"),
         };
         assert!(
