@@ -40,6 +40,7 @@ mod http2;
 mod kafka;
 mod lines;
 mod otlp;
+#[cfg(feature = "parquet")]
 mod parquet;
 mod postgres;
 mod redis;
