@@ -55,6 +55,42 @@ def bench_journal_postgres(options):
                 f"{rate:,.0f} events/s, p99 {report['latency_ms']['p99']:.2f} ms", rate >= target)
 
 
+def bench_doors(options):
+    """CPU of a door for an event: one alone, and two beside each other with twice the load, on one journal"""
+    [port] = harness.free_ports(1)
+    with harness.Postgres(port), harness.Kafka() as kafka:
+        for engine, journal in (("Kafka", kafka_journal(kafka, "doors")), ("PostgreSQL", postgres_journal(port))):
+            ratios, alone, beside = [], [], []
+            for turn in range(options.pairs):
+                # Which comes first changes, so that neither always follows the other.
+                for doors in (1, 2) if turn % 2 == 0 else (2, 1):
+                    micros = cpu_micros_per_event(options, journal + "routes: []\n", doors)
+                    (alone if doors == 1 else beside).append(micros)
+                ratios.append(beside[-1] / alone[-1])
+                say(f"  {engine}: alone {alone[-1]:.2f} µs an event, each of two {beside[-1]:.2f} µs")
+            ratio = statistics.median(ratios)
+            row(f"CPU of a door for an event, journal in {engine}: each of two with twice the load", "≤ 1.15 of one alone",
+                f"{ratio:.2f}  ({statistics.median(beside):.2f} / {statistics.median(alone):.2f} µs)", ratio <= 1.15)
+
+
+def cpu_micros_per_event(options, config, doors):
+    """Each of so many doors under the same load at the same time: what of their CPU one event took."""
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(Server("service", config)) for _ in range(doors)]
+        rate = ["--rate", 10_000, "--connections", 16, "--batch", 10]
+        for server in servers:
+            server.load(*rate, "--duration", f"{options.warm_up}s")
+        before = sum(server.cpu_seconds() for server in servers)
+        loads = [server.load_process(*rate, "--duration", f"{options.seconds}s") for server in servers]
+        reports = [json.loads(load.communicate()[0].strip().splitlines()[-1]) for load in loads]
+        cpu = sum(server.cpu_seconds() for server in servers) - before
+        accepted = sum(report["accepted"] for report in reports)
+        wanted = sum(10_000 * report["seconds"] for report in reports)
+        if accepted < 0.97 * wanted:
+            raise RuntimeError(f"{accepted:,} of {wanted:,.0f} events were taken: the machine is too small for this rate")
+        return cpu / accepted * 1e6
+
+
 def bench_fleet(options):
     """Kafka, Postgres, Redis, two that take in and two that deliver, all on this machine, at 20 k events/s"""
     seconds = 10 if options.quick else 60
