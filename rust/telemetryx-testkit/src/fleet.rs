@@ -10,6 +10,8 @@ pub struct FleetBuilder {
     binary: PathBuf,
     config: String,
     environment: Vec<(String, String)>,
+    /// Whose it is, name and value.
+    own_environment: Vec<(String, String, String)>,
     members: Vec<(String, String)>,
 }
 
@@ -25,6 +27,14 @@ impl FleetBuilder {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// An environment variable for one.
+    #[must_use]
+    pub fn env_of(mut self, member: &str, name: &str, value: &str) -> Self {
+        let [member, name, value] = [member, name, value].map(str::to_owned);
+        self.own_environment.push((member, name, value));
         self
     }
 
@@ -83,6 +93,7 @@ impl Fleet {
             binary: binary.into(),
             config: String::new(),
             environment: Vec::new(),
+            own_environment: Vec::new(),
             members: Vec::new(),
         }
     }
@@ -97,9 +108,13 @@ impl Fleet {
         let settings = &self.settings;
         let config = format!("roles: [{roles}]\n{}", settings.config);
         let builder = Service::builder(&settings.binary).config(&config);
+        let own = settings.own_environment.iter();
+        let own = own.filter(|(member, ..)| member == name);
         let builder = settings
             .environment
             .iter()
+            .map(|(name, value)| (name, value))
+            .chain(own.map(|(_, name, value)| (name, value)))
             .fold(builder, |builder, (name, value)| builder.env(name, value));
         let service = builder.start();
         self.members.push(Member {

@@ -28,6 +28,7 @@ const LOG_TAIL_BYTES: usize = 3000;
 pub struct KafkaBuilder {
     brokers: usize,
     properties: Vec<String>,
+    environment: Vec<(String, String)>,
     proxied: bool,
 }
 
@@ -43,6 +44,13 @@ impl KafkaBuilder {
     #[must_use]
     pub fn property(mut self, line: &str) -> Self {
         self.properties.push(line.to_owned());
+        self
+    }
+
+    /// An environment variable for each broker.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -75,7 +83,11 @@ impl KafkaBuilder {
                 }
             })
             .collect();
-        let mut kafka = Kafka { folder, nodes };
+        let mut kafka = Kafka {
+            folder,
+            nodes,
+            environment: self.environment.clone(),
+        };
         for node in 0..self.brokers {
             kafka.prepare(node, &self);
             kafka.run(node);
@@ -90,6 +102,7 @@ impl KafkaBuilder {
 pub struct Kafka {
     nodes: Vec<Node>,
     folder: TempDir,
+    environment: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
@@ -124,6 +137,7 @@ impl Kafka {
         KafkaBuilder {
             brokers: 1,
             properties: Vec::new(),
+            environment: Vec::new(),
             proxied: false,
         }
     }
@@ -291,6 +305,7 @@ controller.quorum.fetch.timeout.ms=1500
             .arg(installed.join("libs/*"))
             .arg("kafka.Kafka")
             .arg(self.path(node, "properties"))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)

@@ -7,6 +7,7 @@
 //! | `http.rs` | a blocking HTTP/1.1 connection: requests as a client sends them, or any bytes at all |
 //! | `frames.rs` | the same over framed TCP |
 //! | `h2.rs` | the same over HTTP/2, frame by frame |
+//! | `clock.rs` | a wall clock that can be set under a process |
 //! | `brain.rs` | starts, kills, hangs, restarts a brain of `python/brain` |
 //! | `kafka.rs` | a real Apache Kafka, one broker or several, which can be killed and hung; its topics |
 //! | `clickhouse.rs` | a real ClickHouse server, which can be killed and hung |
@@ -43,6 +44,7 @@
 
 mod brain;
 mod clickhouse;
+mod clock;
 mod eventually;
 mod fleet;
 mod frames;
@@ -61,6 +63,7 @@ mod tools;
 
 pub use brain::Brain;
 pub use clickhouse::ClickHouse;
+pub use clock::Clock;
 pub use eventually::{eventually, eventually_some};
 pub use fleet::{Fleet, FleetBuilder};
 pub use frames::{FrameConnection, frame};

@@ -25,6 +25,7 @@ pub struct Postgres {
     owner: Option<(u32, u32)>,
     port: u16,
     settings: Vec<String>,
+    environment: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -36,6 +37,18 @@ impl Postgres {
     #[must_use]
     pub fn start() -> Self {
         let mut server = Self::prepare();
+        server.restart();
+        server
+    }
+
+    /// As [`start`](Self::start), with these environment variables.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_in(environment: &[(String, String)]) -> Self {
+        let mut server = Self::prepare();
+        environment.clone_into(&mut server.environment);
         server.restart();
         server
     }
@@ -61,6 +74,7 @@ impl Postgres {
             owner: rustix::process::geteuid().is_root().then(owner),
             port: free_port(),
             settings: Vec::new(),
+            environment: Vec::new(),
             child: None,
         };
         server.give(server.folder.path());
@@ -144,7 +158,9 @@ impl Postgres {
         for setting in fixed.into_iter().chain(settings) {
             command.args(["-c", setting]);
         }
+        let environment = self.environment.iter();
         command
+            .envs(environment.map(|(name, value)| (name, value)))
             .stdout(log.try_clone().expect("the log can be shared"))
             .stderr(log)
             .spawn()
