@@ -81,11 +81,10 @@ pub(super) fn prepare(
         NewTopic::new(name, partitions, TopicReplication::Fixed(replicas))
             .set("min.insync.replicas", &in_sync)
             .set("max.message.bytes", &largest)
+            // By the broker's clock: "accepted at or after" is exact, and a clock that jumps makes no message invalid.
+            .set("message.timestamp.type", "LogAppendTime")
     };
-    let events = new(&settings.topic, partitions)
-        .set("cleanup.policy", "delete")
-        // By the broker's clock: "accepted at or after" is exact, and a clock that jumps makes no message invalid.
-        .set("message.timestamp.type", "LogAppendTime");
+    let events = new(&settings.topic, partitions).set("cleanup.policy", "delete");
     let control = new(&settings.control, 1)
         .set("cleanup.policy", "compact")
         .set("segment.bytes", "16777216");
