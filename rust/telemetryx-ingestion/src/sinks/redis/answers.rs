@@ -1,6 +1,7 @@
 //! `/stats` from Redis: what is there, or what was known last, and since when it is old.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -16,7 +17,7 @@ use crate::intake::Refusal;
 use crate::query::CounterStore;
 
 /// How long nothing is asked after there was no answer.
-const REST_NANOS: i64 = 1_000_000_000;
+const REST: Duration = Duration::from_secs(1);
 /// Minutes asked for at once.
 const MINUTES_AT_ONCE: usize = 60;
 /// Counts that an answer has at most.
@@ -42,6 +43,8 @@ struct Outage {
     /// What was accepted from then on may not be counted.
     since: Timestamp,
     last: Timestamp,
+    /// When it did not answer last, by a clock that nobody sets.
+    asked: Instant,
     /// The last error.
     words: String,
     /// It answers again.
@@ -79,6 +82,7 @@ impl RedisCounters {
         known.outage = Some(Outage {
             since,
             last: now,
+            asked: Instant::now(),
             words: words.to_owned(),
             over: false,
         });
@@ -90,7 +94,7 @@ impl RedisCounters {
         let Some(outage) = known.outage.as_ref().filter(|outage| !outage.over) else {
             return Ok(());
         };
-        if clock::now().unix_nanos() - outage.last.unix_nanos() > REST_NANOS {
+        if outage.asked.elapsed() > REST {
             return Ok(());
         }
         Err(Refusal::Unavailable(outage.words.clone()))
@@ -259,13 +263,30 @@ mod tests {
     use crate::sinks::secret::SinkSecret;
     use crate::sinks::tls::TlsFiles;
 
-    #[test]
-    fn an_outage_counts_from_the_oldest_event_that_is_not_counted_and_not_from_one_that_is_over() {
+    fn counters() -> RedisCounters {
         let url = SinkSecret::Given("redis://127.0.0.1:1".parse().unwrap());
         let keys = Keys::new("p");
         let server = Server::new(url, None, TlsFiles::default(), keys.totals());
         let link = Link::new(Arc::new(server), ANSWER_WAIT_MAX);
-        let counters = RedisCounters::new(link, keys, 60);
+        RedisCounters::new(link, keys, 60)
+    }
+
+    #[test]
+    fn it_is_asked_again_after_a_rest_though_the_clock_was_set_back() {
+        let counters = counters();
+        counters.failed("away", None);
+        assert!(counters.rests().is_err());
+        let hours_ahead = clock::now().unix_nanos() + 5 * 3600 * 1_000_000_000;
+        if let Some(outage) = &mut counters.known.lock().outage {
+            outage.last = Timestamp::from_unix_nanos(hours_ahead);
+            outage.asked -= 2 * REST;
+        }
+        assert!(counters.rests().is_ok());
+    }
+
+    #[test]
+    fn an_outage_counts_from_the_oldest_event_that_is_not_counted_and_not_from_one_that_is_over() {
+        let counters = counters();
         assert_eq!(counters.behind_since(7), None);
         counters.failed("away", None);
         let first = counters.behind_since(7).unwrap();
