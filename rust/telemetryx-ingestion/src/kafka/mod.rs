@@ -5,9 +5,11 @@
 //! | `settings.rs` | where Kafka is, and the options of librdkafka, checked |
 //! | `message.rs` | an event as a message |
 //! | `context.rs` | what librdkafka says: its log, its errors |
+//! | `set_back.rs` | whether somebody set the clock back |
 
 pub(crate) mod context;
 pub(crate) mod message;
+pub(crate) mod set_back;
 pub(crate) mod settings;
 
 use rdkafka::error::KafkaError;

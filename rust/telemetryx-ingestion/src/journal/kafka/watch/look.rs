@@ -16,6 +16,7 @@ use super::super::table;
 use super::super::topic::{self, Observer};
 use super::Watch;
 use crate::kafka::context::Said;
+use crate::kafka::set_back::SetBack;
 use crate::kafka::settings::words;
 use crate::observe::KafkaLag;
 
@@ -23,6 +24,8 @@ use crate::observe::KafkaLag;
 const CHECK_EVERY: Duration = Duration::from_secs(60);
 /// What looks like another topic so often is one.
 const DOUBTS_MAX: u32 = 3;
+/// How long to wait for an answer that is to wake a client.
+const WAKE_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// What the thread keeps for itself.
 #[derive(Default)]
@@ -36,6 +39,7 @@ pub(super) struct Looking {
     /// How often the topic looked as if it were another one. A broker that just became the leader may tell of less than
     /// there is, for a moment.
     doubts: u32,
+    clock: SetBack,
 }
 
 /// Every partition that held something holds less.
@@ -54,6 +58,10 @@ impl Watch {
     /// # Errors
     /// Why Kafka cannot be used, in its words.
     pub(super) fn look(&self, looking: &mut Looking) -> Result<(), String> {
+        if looking.clock.noticed() {
+            tracing::warn!("the system's clock was set back");
+            self.wake();
+        }
         if looking.observer.is_none() {
             let client = self.settings.reading(None)?;
             let made = client.create_with_context(Said::by("journal-watch"));
@@ -128,6 +136,18 @@ impl Watch {
             gauge.set(lag);
         }
         self.probe()
+    }
+
+    /// Wakes all clients: their threads wait until a time of day, which is now further away (librdkafka's issue 2145), and
+    /// until then would neither connect nor say that this process is there.
+    fn wake(&self) {
+        let topic = &self.settings.topic;
+        if let Some(sender) = self.sender.load().as_ref() {
+            sender.wake(topic, WAKE_WAIT_MAX);
+        }
+        for consumer in self.readers().iter().filter_map(|reader| reader.consumer()) {
+            consumer.fetch_metadata(Some(topic), WAKE_WAIT_MAX).ok();
+        }
     }
 
     /// The topic of the name that is known is no more.
