@@ -3,7 +3,7 @@
 CARGO ?= cargo
 DATA ?= ./data
 
-.PHONY: help run test lint doc bench stress stress-verify fleet fuzz crash-test check-deploy check-image clean
+.PHONY: help run test lint doc bench stress stress-verify fleet soak fuzz crash-test check-deploy check-image clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ stress-verify: ## every guard driven to its edge, every event accounted for (hal
 fleet: ## broker, PostgreSQL, Redis and four processes, every part killed under load, all counts compared (two minutes)
 	scripts/install-servers
 	scripts/fleet
+
+soak: ## the same with faults of all kinds, one every 10 seconds, for ten minutes; memory and disk must stay flat
+	scripts/install-servers
+	scripts/fleet --soak 10m --fault-every 10s
 
 stress: ## the simulation with a million schedules, and 200 kills
 	TELEMETRYX_SCHEDULES=1000000 $(CARGO) test --release -p telemetryx-journal --features sim --test simulation -- --nocapture
