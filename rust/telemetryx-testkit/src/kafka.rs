@@ -20,6 +20,8 @@ use crate::tools::tool;
 pub use topics::KafkaMessage;
 
 const READY_WAIT_MAX: Duration = Duration::from_secs(60);
+/// The id of every cluster, as the tool that formats wants it.
+const CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qk";
 /// How much of the log is shown when a broker does not start.
 const LOG_TAIL_BYTES: usize = 3000;
 
@@ -30,6 +32,8 @@ pub struct KafkaBuilder {
     properties: Vec<String>,
     environment: Vec<(String, String)>,
     proxied: bool,
+    listeners: Vec<(&'static str, &'static str)>,
+    users: Vec<(&'static str, &'static str)>,
 }
 
 impl KafkaBuilder {
@@ -61,6 +65,21 @@ impl KafkaBuilder {
         self
     }
 
+    /// One more listener for clients, under this name, which speaks that protocol (`SSL`, `SASL_SSL`, …). What it needs are
+    /// [properties](Self::property) `listener.name.<name in lower case>.…`; where it is, says [`Kafka::listener`].
+    #[must_use]
+    pub fn listener(mut self, name: &'static str, protocol: &'static str) -> Self {
+        self.listeners.push((name, protocol));
+        self
+    }
+
+    /// A user with this password, for `SCRAM-SHA-256` and `SCRAM-SHA-512`.
+    #[must_use]
+    pub fn scram_user(mut self, name: &'static str, password: &'static str) -> Self {
+        self.users.push((name, password));
+        self
+    }
+
     /// Starts it and waits until it answers.
     ///
     /// # Panics
@@ -79,6 +98,7 @@ impl KafkaBuilder {
                     direct_port: free_port(),
                     controller_port: free_port(),
                     proxy: self.proxied.then(|| Proxy::start(port)),
+                    listeners: self.listeners.iter().map(|_| free_port()).collect(),
                     process: Process::default(),
                 }
             })
@@ -87,6 +107,7 @@ impl KafkaBuilder {
             folder,
             nodes,
             environment: self.environment.clone(),
+            listeners: self.listeners.iter().map(|(name, _)| *name).collect(),
         };
         for node in 0..self.brokers {
             kafka.prepare(node, &self);
@@ -103,6 +124,7 @@ pub struct Kafka {
     nodes: Vec<Node>,
     folder: TempDir,
     environment: Vec<(String, String)>,
+    listeners: Vec<&'static str>,
 }
 
 #[derive(Debug)]
@@ -112,6 +134,8 @@ struct Node {
     /// For other brokers, and for what tests ask: never over a proxy, and open to all.
     direct_port: u16,
     controller_port: u16,
+    /// Of the listeners besides.
+    listeners: Vec<u16>,
     proxy: Option<Proxy>,
     process: Process,
 }
@@ -139,6 +163,8 @@ impl Kafka {
             properties: Vec::new(),
             environment: Vec::new(),
             proxied: false,
+            listeners: Vec::new(),
+            users: Vec::new(),
         }
     }
 
@@ -148,6 +174,19 @@ impl Kafka {
             .nodes
             .iter()
             .map(|node| format!("127.0.0.1:{}", node.advertised()));
+        each.collect::<Vec<_>>().join(",")
+    }
+
+    /// Where the listener of that name is, of every broker.
+    ///
+    /// # Panics
+    /// If it was started without such a [`KafkaBuilder::listener`].
+    #[track_caller]
+    pub fn listener(&self, name: &str) -> String {
+        let place = self.listeners.iter().position(|listener| *listener == name);
+        let place = place.expect("it was built with such a listener");
+        let ports = self.nodes.iter().map(|node| node.listeners[place]);
+        let each = ports.map(|port| format!("127.0.0.1:{port}"));
         each.collect::<Vec<_>>().join(",")
     }
 
@@ -211,6 +250,11 @@ impl Kafka {
 
     /// A formatted directory and the settings.
     fn prepare(&self, node: usize, builder: &KafkaBuilder) {
+        let text = self.properties(node, builder);
+        std::fs::write(self.path(node, "properties"), text).expect("a file can be written");
+        if !builder.users.is_empty() {
+            return self.format(node, &builder.users);
+        }
         let data = self.path(node, "data");
         std::fs::create_dir(&data).expect("a directory can be made");
         let formatted = installed().join("formatted");
@@ -222,10 +266,32 @@ impl Kafka {
         let id = node + 1;
         // 16 bytes as base64 for each.
         let meta = format!(
-            "version=1\ncluster.id=MkU3OEVBNTcwNTJENDM2Qk\nnode.id={id}\ndirectory.id=rnLgVykk4jFlTsdQoy{id:02}XA\n"
+            "version=1\ncluster.id={CLUSTER}\nnode.id={id}\ndirectory.id=rnLgVykk4jFlTsdQoy{id:02}XA\n"
         );
         std::fs::write(data.join("meta.properties"), meta).expect("a file can be written");
+    }
 
+    /// Formats the directory with Kafka's own tool, which is slower, and knows of users.
+    fn format(&self, node: usize, users: &[(&str, &str)]) {
+        let mut java = java("64m");
+        java.args(["kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c"])
+            .arg(self.path(node, "properties"));
+        for (name, password) in users {
+            for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+                let user = format!("{mechanism}=[name={name},password={password}]");
+                java.args(["--add-scram", &user]);
+            }
+        }
+        let done = java.output().expect("there is a `java`");
+        assert!(
+            done.status.success(),
+            "a directory can be formatted: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+    }
+
+    fn properties(&self, node: usize, builder: &KafkaBuilder) -> String {
+        let id = node + 1;
         let all = self.nodes.len();
         let this = &self.nodes[node];
         let voters = self.nodes.iter().zip(1..);
@@ -233,15 +299,22 @@ impl Kafka {
             .map(|(node, id)| format!("{id}@127.0.0.1:{}", node.controller_port))
             .collect();
         let least = if all > 2 { 2 } else { 1 };
+        let more = std::iter::zip(&builder.listeners, &this.listeners);
+        let (mut listeners, mut protocols) = (String::new(), String::new());
+        for ((name, protocol), port) in more {
+            listeners.push_str(&format!(",{name}://127.0.0.1:{port}"));
+            protocols.push_str(&format!(",{name}:{protocol}"));
+        }
+        let data = self.path(node, "data");
         let mut text = format!(
             "process.roles=broker,controller
 node.id={id}
 controller.quorum.voters={voters}
-listeners=CLIENTS://127.0.0.1:{port},DIRECT://127.0.0.1:{direct},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=CLIENTS://127.0.0.1:{advertised},DIRECT://127.0.0.1:{direct}
+listeners=CLIENTS://127.0.0.1:{port},DIRECT://127.0.0.1:{direct},CONTROLLER://127.0.0.1:{controller}{listeners}
+advertised.listeners=CLIENTS://127.0.0.1:{advertised},DIRECT://127.0.0.1:{direct}{listeners}
 inter.broker.listener.name=DIRECT
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CLIENTS:PLAINTEXT,DIRECT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=CLIENTS:PLAINTEXT,DIRECT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
 log.dirs={data}
 num.partitions=12
 default.replication.factor={all}
@@ -283,7 +356,7 @@ controller.quorum.fetch.timeout.ms=1500
             text.push_str(line);
             text.push('\n');
         }
-        std::fs::write(self.path(node, "properties"), text).expect("a file can be written");
+        text
     }
 
     fn run(&mut self, node: usize) {
@@ -293,16 +366,7 @@ controller.quorum.fetch.timeout.ms=1500
             .open(self.path(node, "log"))
             .expect("the log can be opened");
         let errors = log.try_clone().expect("a file can be used twice");
-        let installed = installed();
-        let child = Command::new("java")
-            .args(["-Xms64m", "-Xmx384m", "-XX:+UseSerialGC"])
-            .arg("-XX:TieredStopAtLevel=1")
-            .arg(format!(
-                "-XX:SharedArchiveFile={}",
-                installed.join("classes.jsa").display()
-            ))
-            .arg("-cp")
-            .arg(installed.join("libs/*"))
+        let child = java("384m")
             .arg("kafka.Kafka")
             .arg(self.path(node, "properties"))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
@@ -349,6 +413,19 @@ controller.quorum.fetch.timeout.ms=1500
             }
         }
     }
+}
+
+/// Java with Kafka's classes, and so much memory at the most.
+fn java(memory: &str) -> Command {
+    let installed = installed();
+    let archive = installed.join("classes.jsa");
+    let mut java = Command::new("java");
+    java.args(["-Xms64m", &format!("-Xmx{memory}"), "-XX:+UseSerialGC"])
+        .arg("-XX:TieredStopAtLevel=1")
+        .arg(format!("-XX:SharedArchiveFile={}", archive.display()))
+        .arg("-cp")
+        .arg(installed.join("libs/*"));
+    java
 }
 
 /// Where `scripts/install-servers` puts it.

@@ -50,8 +50,18 @@ impl Authority {
 
     /// One that ends with that year.
     pub(crate) fn issue_until(&self, name: &str, year: i32) -> Pair {
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let mut params = CertificateParams::new(names).unwrap();
+        self.make(name, &["localhost", "127.0.0.1"], year)
+    }
+
+    /// One for a machine of these names.
+    #[allow(dead_code, reason = "each test takes what it needs")]
+    pub(crate) fn issue_for(&self, name: &str, machines: &[&str]) -> Pair {
+        self.make(name, machines, 2999)
+    }
+
+    fn make(&self, name: &str, machines: &[&str], year: i32) -> Pair {
+        let machines = machines.iter().map(|&machine| machine.to_owned());
+        let mut params = CertificateParams::new(Vec::from_iter(machines)).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.not_after = rcgen::date_time_ymd(year, 12, 31);
         let key = KeyPair::generate().unwrap();
