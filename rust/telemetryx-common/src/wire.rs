@@ -23,7 +23,7 @@ mod encode;
 mod message;
 mod reader;
 
-pub use encode::{batch_of, encode_event, encode_message};
+pub use encode::{append_message, batch_of, encode_event, encode_message};
 pub(crate) use message::{MessageError, read_message};
 pub(crate) use reader::{Reader, WireType};
 

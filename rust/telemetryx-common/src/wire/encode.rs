@@ -61,8 +61,15 @@ fn put_message(event: &Event<'_>, id: &str, out: &mut Vec<u8>) {
 #[must_use]
 pub fn batch_of(event: &[u8]) -> Vec<u8> {
     let mut batch = Vec::with_capacity(event.len() + 11);
-    put_bytes(BATCH_EVENT, event, &mut batch);
+    append_message(event, &mut batch);
     batch
+}
+
+/// Appends an event as one entry of an `EventBatch`, from the bytes of that event's own message.
+#[inline]
+pub fn append_message(event: &[u8], out: &mut Vec<u8>) {
+    out.reserve(event.len() + 11);
+    put_bytes(BATCH_EVENT, event, out);
 }
 
 #[inline]

@@ -15,7 +15,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Assignment, JournalError, Subscription};
+use super::super::{Assignment, Extent, JournalError, Subscription};
 use super::blocking;
 use super::reader::{Member, Reader, RouteConsumer};
 use super::subscription::KafkaSubscription;
@@ -113,6 +113,11 @@ impl Held {
 
     pub(super) fn queue(&self) -> &Mutex<Option<PartitionQueue<Member>>> {
         &self.queue
+    }
+
+    /// What the partition holds, as it was last seen.
+    pub(super) fn extent(&self) -> Option<Extent> {
+        self.reader.watch().seen().extent(self.partition)
     }
 
     /// Waits until there may be something in the queue.

@@ -5,62 +5,74 @@ use rdkafka::message::{BorrowedMessage, Message};
 use serde::Deserialize;
 use telemetryx_common::{DecodeLimits, Event, Timestamp, decode_json, wire};
 
-/// A message, as an entry of a `telemetryx.v1.EventBatch`.
-#[derive(Debug, Default)]
-pub(super) struct Entry {
-    pub(super) offset: u64,
-    /// Tag, length and event.
-    pub(super) bytes: Vec<u8>,
-    /// False if it is no event: then the bytes are those of the message.
-    pub(super) is_event: bool,
-}
-
-/// Reads a message.
-pub(super) fn entry(message: &BorrowedMessage<'_>) -> Entry {
-    let offset = u64::try_from(message.offset()).unwrap_or_default();
-    let accepted = match message.timestamp() {
+/// Appends a message to the entries of a `telemetryx.v1.EventBatch`: tag, length and event. False if it is no event: then
+/// the bytes of the message stand in its place.
+pub(super) fn append(message: &BorrowedMessage<'_>, entries: &mut Vec<u8>) -> bool {
+    let accepted = || match message.timestamp() {
         Stamp::CreateTime(millis) | Stamp::LogAppendTime(millis) => {
             Timestamp::from_unix_nanos(millis.saturating_mul(1_000_000))
         }
         Stamp::NotAvailable => Timestamp::UNIX_EPOCH,
     };
-    let name = || format!("{}-{}-{offset}", message.topic(), message.partition());
-    let (bytes, is_event) = read(message.payload().unwrap_or_default(), accepted, name);
-    Entry {
-        offset,
-        bytes,
-        is_event,
-    }
+    let name = || {
+        let (topic, partition) = (message.topic(), message.partition());
+        format!("{topic}-{partition}-{}", message.offset())
+    };
+    read(
+        message.payload().unwrap_or_default(),
+        &accepted,
+        &name,
+        entries,
+    )
 }
 
-/// What the service adds to each event is added to those that did not come through it: an id, and when they came.
-fn read(value: &[u8], accepted: Timestamp, name: impl Fn() -> String) -> (Vec<u8>, bool) {
-    // No field of an event begins with this byte.
-    if value.first() == Some(&b'{') {
-        if let Some(bytes) = from_json(value, accepted, &name) {
-            return (bytes, true);
+/// What the service adds to each event is added to those that did not come through it: when they came, and an id.
+fn read(
+    value: &[u8],
+    accepted: &impl Fn() -> Timestamp,
+    name: &impl Fn() -> String,
+    entries: &mut Vec<u8>,
+) -> bool {
+    let complete = |mut event: Event<'_>, entries: &mut Vec<u8>| {
+        if event.received_at == Timestamp::UNIX_EPOCH {
+            event.received_at = accepted();
         }
-        return (wire::batch_of(value), false);
-    }
-    let bytes = wire::batch_of(value);
+        if event.id.is_empty() {
+            event.id = name().into();
+        }
+        wire::encode_event(&event, &event.id, entries);
+    };
     if value.is_empty() {
         // Bytes of no event, so that nobody takes it for one with every field at its default.
-        return (Vec::new(), false);
+        return false;
     }
-    let completed = match wire::events(&bytes).next() {
-        Some(Ok(event)) => {
-            if event.received_at != Timestamp::UNIX_EPOCH && !event.id.is_empty() {
-                None
-            } else {
-                Some(complete(event, accepted, &name))
-            }
+    // No field of an event begins with this byte.
+    if value.first() == Some(&b'{') {
+        let event = from_json(value);
+        let is_event = event.is_some();
+        match event {
+            Some(event) => complete(event, entries),
+            None => wire::append_message(value, entries),
         }
-        _ => return (bytes, false),
+        return is_event;
+    }
+    let begun = entries.len();
+    wire::append_message(value, entries);
+    let written = entries.get(begun..).unwrap_or_default();
+    let lacking = match wire::events(written).next() {
+        Some(Ok(event)) => event.received_at == Timestamp::UNIX_EPOCH || event.id.is_empty(),
+        _ => return false,
     };
-    (completed.unwrap_or(bytes), true)
+    if lacking {
+        let alone = entries.split_off(begun);
+        if let Some(Ok(event)) = wire::events(&alone).next() {
+            complete(event, entries);
+        }
+    }
+    true
 }
 
-fn from_json(value: &[u8], accepted: Timestamp, name: &impl Fn() -> String) -> Option<Vec<u8>> {
+fn from_json(value: &[u8]) -> Option<Event<'_>> {
     #[derive(Deserialize)]
     struct Received<'a> {
         #[serde(borrow)]
@@ -78,19 +90,7 @@ fn from_json(value: &[u8], accepted: Timestamp, name: &impl Fn() -> String) -> O
     event.received_at = received
         .and_then(|text| Timestamp::parse(&text).ok())
         .unwrap_or(Timestamp::UNIX_EPOCH);
-    Some(complete(event, accepted, name))
-}
-
-fn complete(mut event: Event<'_>, accepted: Timestamp, name: &impl Fn() -> String) -> Vec<u8> {
-    if event.received_at == Timestamp::UNIX_EPOCH {
-        event.received_at = accepted;
-    }
-    if event.id.is_empty() {
-        event.id = name().into();
-    }
-    let mut bytes = Vec::new();
-    wire::encode_event(&event, &event.id, &mut bytes);
-    bytes
+    Some(event)
 }
 
 #[cfg(test)]
@@ -108,8 +108,19 @@ mod tests {
         event
     }
 
+    /// What is appended behind something else.
     fn read_alone(value: &[u8]) -> (Vec<u8>, bool) {
-        read(value, Timestamp::from_unix_nanos(5), || "t-0-9".to_owned())
+        let mut entries = b"before".to_vec();
+        let name = || "t-0-9".to_owned();
+        let is_event = read(
+            value,
+            &|| Timestamp::from_unix_nanos(5),
+            &name,
+            &mut entries,
+        );
+        let added = entries.split_off(b"before".len());
+        assert_eq!(entries, b"before");
+        (added, is_event)
     }
 
     #[test]

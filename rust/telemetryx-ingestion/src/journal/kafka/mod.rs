@@ -12,6 +12,7 @@
 //! | `reader.rs` | a route's consumer: partitions come and go |
 //! | `assignment.rs` | a partition that this process reads |
 //! | `subscription.rs` | one reading of a partition, from its last commit |
+//! | `gathering.rs` | a delivery that is being put together |
 //! | `scan.rs` | reads without a position of its own |
 //! | `decode.rs` | a message as an event |
 //! | `table.rs` | what all processes know alike, in the topic `<topic>.control` |
@@ -25,6 +26,7 @@
 
 mod assignment;
 mod decode;
+mod gathering;
 mod identity;
 mod producer;
 mod reader;

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use telemetryx_common::Timestamp;
 
-use super::super::{BatchLimit, Delivery, JournalError};
-use super::decode::{self, Entry};
-use super::subscription::{EXPIRED, Gathering, NO_EVENTS};
+use super::super::{BatchLimit, Delivery, Extent, JournalError};
+use super::decode;
+use super::gathering::{EXPIRED, Entry, Gathering, NO_EVENTS};
 use super::watch::Watch;
 use crate::kafka::context::Said;
 use crate::kafka::settings::words;
@@ -148,6 +149,26 @@ impl Scanner {
             .map_err(|error| io(words(error)))
     }
 
+    /// What the partition holds, asked now unless it is known to hold everything up to `to`.
+    fn extent(&self, partition: u32, to: u64, watch: &Watch) -> Result<Extent, JournalError> {
+        let seen = watch.seen().extent(partition);
+        if let Some(seen) = seen.filter(|seen| seen.end >= to) {
+            return Ok(seen);
+        }
+        let settings = watch.settings();
+        let native = i32::try_from(partition).map_err(|error| io(error.to_string()))?;
+        let marks = self
+            .consumer
+            .fetch_watermarks(&settings.topic, native, settings.patience());
+        let (low, high) = marks.map_err(|error| io(words(error)))?;
+        Ok(Extent {
+            partition,
+            start: u64::try_from(low).unwrap_or_default(),
+            end: u64::try_from(high).unwrap_or_default(),
+        })
+    }
+
+    /// Reads what there is up to `to`, as much as fits.
     fn read(
         &mut self,
         gathering: &mut Gathering,
@@ -156,54 +177,77 @@ impl Scanner {
         watch: &Watch,
     ) -> Result<(), JournalError> {
         let partition = gathering.partition();
-        let start = watch
-            .seen()
-            .extent(partition)
-            .map_or(0, |extent| extent.start);
+        let extent = self.extent(partition, to, watch)?;
+        let to = to.min(extent.end);
+        let bounds = (to, extent);
+        if gathering.end() < extent.start.min(to) {
+            gathering.miss(extent.start.min(to), EXPIRED);
+        }
+        if let Some(entry) = self.left.take() {
+            self.left = take(gathering, entry.offset, bounds, limit, |body| {
+                body.extend_from_slice(&entry.bytes);
+                entry.is_event
+            });
+        }
+        // An end that was told before may not be the end any more.
+        let mut is_new = false;
         let mut news = Instant::now();
-        while gathering.end() < to {
-            let entry = match self.left.take() {
-                Some(entry) => entry,
-                None => match self.consumer.poll(POLL) {
-                    Some(Ok(message)) => decode::entry(&message),
-                    Some(Err(KafkaError::PartitionEOF(_))) => {
-                        // Nothing but marks of transactions before the end, or less is there than was asked for.
-                        let end = watch
-                            .seen()
-                            .extent(partition)
-                            .map_or(to, |extent| extent.end);
-                        if gathering.end() < end.min(to) && end >= to {
-                            gathering.miss(to, NO_EVENTS);
-                        }
-                        return Ok(());
-                    }
-                    Some(Err(_)) | None if news.elapsed() < NEWS_WAIT_MAX => continue,
-                    Some(Err(error)) => return Err(io(words(error))),
-                    None => {
-                        let last = self.consumer.client().context().last_error();
-                        return Err(io(last.unwrap_or_else(|| "Kafka gives nothing".to_owned())));
-                    }
-                },
-            };
-            news = Instant::now();
-            if entry.offset < gathering.end() {
-                continue;
+        while gathering.end() < to && self.left.is_none() && !gathering.is_full(limit) {
+            let mut is_end = false;
+            match self.consumer.poll(POLL) {
+                Some(Ok(message)) => {
+                    news = Instant::now();
+                    let offset = u64::try_from(message.offset()).unwrap_or_default();
+                    let append = |body: &mut Vec<u8>| decode::append(&message, body);
+                    self.left = take(gathering, offset, bounds, limit, append);
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => is_end = true,
+                Some(Err(_)) | None if news.elapsed() < NEWS_WAIT_MAX => {}
+                Some(Err(error)) => return Err(io(words(error))),
+                None => {
+                    let last = self.consumer.client().context().last_error();
+                    return Err(io(last.unwrap_or_else(|| "Kafka gives nothing".to_owned())));
+                }
             }
-            if entry.offset > gathering.end() {
-                let why = if entry.offset <= start {
-                    EXPIRED
-                } else {
-                    NO_EVENTS
-                };
-                gathering.miss(entry.offset.min(to), why);
-            }
-            if entry.offset >= to || !gathering.add(&entry, limit) {
-                self.left = Some(entry);
-                return Ok(());
+            if is_end && is_new {
+                // Marks of transactions are the last before the end.
+                gathering.miss(to, NO_EVENTS);
+            } else if is_end {
+                is_new = true;
+                self.go_to(&watch.settings().topic, partition, gathering.end())?;
             }
         }
         Ok(())
     }
+}
+
+/// Takes one that was read; what has to wait is given back.
+fn take(
+    gathering: &mut Gathering,
+    offset: u64,
+    (to, extent): (u64, Extent),
+    limit: BatchLimit,
+    append: impl FnOnce(&mut Vec<u8>) -> bool,
+) -> Option<Entry> {
+    // Read before it went elsewhere.
+    if offset < gathering.end() {
+        return None;
+    }
+    if offset > gathering.end() {
+        let is_expired = offset <= extent.start;
+        let why = if is_expired { EXPIRED } else { NO_EVENTS };
+        gathering.miss(offset.min(to), why);
+    }
+    if offset >= to {
+        let mut bytes = Vec::new();
+        let is_event = append(&mut bytes);
+        return Some(Entry {
+            offset,
+            bytes,
+            is_event,
+        });
+    }
+    gathering.add(offset, limit, append).err()
 }
 
 fn io(words: String) -> JournalError {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use telemetryx_common::Timestamp;
 
@@ -28,9 +27,20 @@ pub(super) struct Seen(Mutex<View>);
 struct View {
     identity: u128,
     extents: Vec<Extent>,
-    commits: BTreeMap<String, Vec<Committed>>,
+    /// By route; those of a route by partition.
+    commits: BTreeMap<String, Vec<Known>>,
+    /// How many looks at positions were begun.
+    looks: u64,
     warnings: Vec<String>,
     problem: Option<Problem>,
+}
+
+/// A commit, and how it is known.
+#[derive(Debug)]
+struct Known {
+    committed: Committed,
+    /// This process made it, after so many looks were begun; 0 if it was found by one.
+    made_after: u64,
 }
 
 impl Seen {
@@ -53,9 +63,9 @@ impl Seen {
 
     pub(super) fn extent(&self, partition: u32) -> Option<Extent> {
         let view = self.0.lock();
-        let mut extents = view.extents.iter();
-        extents
-            .find(|extent| extent.partition == partition)
+        let extent = view.extents.get(partition as usize);
+        extent
+            .filter(|extent| extent.partition == partition)
             .copied()
     }
 
@@ -76,7 +86,10 @@ impl Seen {
     pub(super) fn commits(&self, route: &str) -> Vec<Committed> {
         let mut view = self.0.lock();
         match view.commits.get(route) {
-            Some(commits) => commits.clone(),
+            Some(commits) => commits
+                .iter()
+                .map(|known| known.committed.clone())
+                .collect(),
             None => {
                 view.commits.insert(route.to_owned(), Vec::new());
                 Vec::new()
@@ -128,22 +141,42 @@ impl Seen {
         view.commits.values_mut().for_each(Vec::clear);
     }
 
-    pub(super) fn set_commits(&self, route: &str, commits: Vec<Committed>) {
-        self.0.lock().commits.insert(route.to_owned(), commits);
+    /// Positions are about to be asked for.
+    pub(super) fn look_begins(&self) {
+        self.0.lock().looks += 1;
+    }
+
+    /// What the look found of a route, by partition. What this process committed since the look began may be newer, and
+    /// stays.
+    pub(super) fn set_commits(&self, route: &str, found: Vec<Committed>) {
+        let mut view = self.0.lock();
+        let looks = view.looks;
+        let commits = view.commits.entry(route.to_owned()).or_default();
+        let before = std::mem::take(commits);
+        commits.extend(found.into_iter().map(|committed| Known {
+            committed,
+            made_after: 0,
+        }));
+        for known in before {
+            if known.made_after >= looks {
+                put(commits, known);
+            }
+        }
     }
 
     /// This process committed.
-    pub(super) fn committed(&self, route: &str, partition: u32, position: u64, state: Bytes) {
+    pub(super) fn committed(&self, route: &str, committed: Committed) {
         let mut view = self.0.lock();
-        let commits = view.commits.entry(route.to_owned()).or_default();
-        let committed = Committed {
-            partition,
-            position,
-            state,
+        let made_after = view.looks;
+        let known = Known {
+            committed,
+            made_after,
         };
-        match commits.binary_search_by_key(&partition, |one| one.partition) {
-            Ok(at) => commits[at] = committed,
-            Err(at) => commits.insert(at, committed),
+        match view.commits.get_mut(route) {
+            Some(commits) => put(commits, known),
+            None => {
+                view.commits.insert(route.to_owned(), vec![known]);
+            }
         }
     }
 
@@ -215,8 +248,78 @@ impl Seen {
     }
 }
 
-fn lag(extent: &Extent, commits: &[Committed]) -> u64 {
-    let commit = commits.iter().find(|one| one.partition == extent.partition);
-    let position = commit.map_or(extent.start, |commit| commit.position);
+/// Its place among the commits of a route.
+fn place(commits: &[Known], partition: u32) -> Result<usize, usize> {
+    commits.binary_search_by_key(&partition, |known| known.committed.partition)
+}
+
+fn put(commits: &mut Vec<Known>, known: Known) {
+    match place(commits, known.committed.partition) {
+        Ok(at) => commits[at] = known,
+        Err(at) => commits.insert(at, known),
+    }
+}
+
+fn lag(extent: &Extent, commits: &[Known]) -> u64 {
+    let commit = place(commits, extent.partition)
+        .ok()
+        .and_then(|at| commits.get(at));
+    let position = commit.map_or(extent.start, |known| known.committed.position);
     extent.end.saturating_sub(position.max(extent.start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commit(partition: u32, position: u64) -> Committed {
+        Committed {
+            partition,
+            position,
+            state: position.to_string().into(),
+        }
+    }
+
+    #[test]
+    fn a_commit_that_is_made_during_a_look_stays_and_the_next_look_counts() {
+        let seen = Seen::new(&["r".to_owned()]);
+        seen.look_begins();
+        seen.set_commits("r", vec![commit(0, 5), commit(2, 7)]);
+        seen.committed("r", commit(1, 3));
+        assert_eq!(
+            seen.commits("r"),
+            [commit(0, 5), commit(1, 3), commit(2, 7)]
+        );
+        seen.look_begins();
+        seen.committed("r", commit(2, 9));
+        // What was asked before that commit, and of one that it does not know.
+        seen.set_commits("r", vec![commit(0, 6), commit(1, 3), commit(2, 7)]);
+        assert_eq!(
+            seen.commits("r"),
+            [commit(0, 6), commit(1, 3), commit(2, 9)]
+        );
+        // Somebody set the position back, and another one is gone.
+        seen.look_begins();
+        seen.set_commits("r", vec![commit(2, 1)]);
+        assert_eq!(seen.commits("r"), [commit(2, 1)]);
+    }
+
+    #[test]
+    fn the_backlog_is_that_of_the_slowest_route_from_the_oldest_event_held() {
+        let seen = Seen::new(&["a".to_owned(), "b".to_owned()]);
+        let extent = |partition, start, end| Extent {
+            partition,
+            start,
+            end,
+        };
+        seen.set_extents(vec![extent(0, 10, 30), extent(1, 0, 5)]);
+        assert_eq!(seen.backlog(), 25);
+        // Before the oldest event held, and at the end.
+        seen.committed("a", commit(0, 4));
+        seen.committed("a", commit(1, 5));
+        assert_eq!(seen.backlog(), 25, "of `b`");
+        seen.committed("b", commit(0, 29));
+        assert_eq!(seen.backlog(), 20, "of `a`");
+        assert_eq!(seen.lags().len(), 4);
+    }
 }

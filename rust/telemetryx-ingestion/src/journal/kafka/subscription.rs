@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use rdkafka::message::Message;
 use tokio::time::timeout;
 
-use super::super::{BatchLimit, Delivery, DeliveryId, JournalError, Slice, Subscription};
+use super::super::{BatchLimit, Committed, Delivery, DeliveryId, JournalError, Subscription};
 use super::assignment::{Held, STATE_BYTES_MAX, Start};
-use super::blocking;
-use super::decode::{self, Entry};
+use super::gathering::{EXPIRED, Entry, Gathering, NO_EVENTS};
+use super::{blocking, decode};
 use crate::kafka::settings::words;
 
 /// So many events are read without giving way to others.
@@ -31,103 +32,15 @@ pub(super) struct KafkaSubscription {
     waiting_since: Option<Instant>,
 }
 
-/// A delivery that is being put together.
-pub(super) struct Gathering {
-    delivery: Delivery,
-    /// The slice at its end.
-    body: Vec<u8>,
-    first: u64,
-    events: u32,
+/// What taking from the queue came to.
+enum Taken {
+    /// The delivery is full.
+    Full,
+    /// There may be more in the queue.
+    Some,
+    /// Nothing more is in the queue.
+    All,
 }
-
-impl Gathering {
-    pub(super) fn at(partition: u32, offset: u64) -> Self {
-        Self {
-            delivery: Delivery::at(partition, offset),
-            body: Vec::new(),
-            first: offset,
-            events: 0,
-        }
-    }
-
-    pub(super) fn partition(&self) -> u32 {
-        self.delivery.partition
-    }
-
-    /// The offset that comes next.
-    pub(super) fn end(&self) -> u64 {
-        if self.events > 0 {
-            self.first + u64::from(self.events)
-        } else {
-            self.delivery.end
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.events == 0 && self.delivery.is_empty()
-    }
-
-    /// Adds an event that follows; false if the delivery is full.
-    pub(super) fn add(&mut self, entry: &Entry, limit: BatchLimit) -> bool {
-        let events = self.end() - self.delivery.first - self.delivery.missing;
-        let bytes = self.delivery.bytes + self.body.len();
-        let is_full = events >= limit.events as u64
-            || (events > 0 && bytes + entry.bytes.len() > limit.bytes);
-        if is_full {
-            return false;
-        }
-        // What is no event is alone in its slice, so that it spoils no other.
-        if !entry.is_event {
-            self.close_slice();
-            self.delivery.push(Slice {
-                first: entry.offset,
-                events: 1,
-                body: Bytes::copy_from_slice(&entry.bytes),
-            });
-            return true;
-        }
-        if self.events == 0 {
-            self.first = entry.offset;
-        }
-        self.body.extend_from_slice(&entry.bytes);
-        self.events += 1;
-        true
-    }
-
-    /// Events up to `to` are not there.
-    pub(super) fn miss(&mut self, to: u64, why: &str) {
-        self.close_slice();
-        let from = self.delivery.end;
-        self.delivery.missing += to - from;
-        let gap = format!("{} events from offset {from}: {why}", to - from);
-        self.delivery.gaps.push(gap);
-        self.delivery.end = to;
-    }
-
-    fn close_slice(&mut self) {
-        if self.events > 0 {
-            let body = Bytes::from(std::mem::take(&mut self.body));
-            let events = std::mem::take(&mut self.events);
-            self.delivery.push(Slice {
-                first: self.first,
-                events,
-                body,
-            });
-        }
-    }
-
-    /// What was gathered; goes on behind it.
-    pub(super) fn take(&mut self) -> Delivery {
-        self.close_slice();
-        let next = Delivery::at(self.delivery.partition, self.delivery.end);
-        std::mem::replace(&mut self.delivery, next)
-    }
-}
-
-/// Events that were there are removed.
-pub(super) const EXPIRED: &str = "removed before this route came to them";
-/// Offsets that never were events, or are none any more.
-pub(super) const NO_EVENTS: &str = "no events: marks of a transaction, or removed by compaction";
 
 impl KafkaSubscription {
     pub(super) fn new(held: Arc<Held>, start: Start) -> Self {
@@ -141,33 +54,54 @@ impl KafkaSubscription {
         }
     }
 
-    /// The next message in the queue, if there is one.
-    fn poll(&self) -> Result<Option<Entry>, JournalError> {
-        let queue = self.held.queue().lock();
-        let Some(queue) = queue.as_ref() else {
-            return Err(self.held.lost());
+    /// Takes what is in the queue, a bounded number of events.
+    fn take_queued(&mut self, limit: BatchLimit) -> Result<Taken, JournalError> {
+        let held = Arc::clone(&self.held);
+        let queue = held.queue().lock();
+        let queue = queue.as_ref().ok_or_else(|| held.lost())?;
+        // Nothing may also stand for an event that was none of ours.
+        let poll = || {
+            let first = queue.poll(Duration::ZERO);
+            first.or_else(|| queue.poll(Duration::ZERO))
         };
-        // `None` may also stand for an event that was none of ours.
-        for _ in 0..2 {
-            match queue.poll(Duration::ZERO) {
-                Some(Ok(message)) => return Ok(Some(decode::entry(&message))),
-                Some(Err(error)) => return Err(JournalError::Io(words(error))),
-                None => {}
+        for _ in 0..EVENTS_AT_ONCE {
+            let Some(message) = poll() else {
+                return Ok(Taken::All);
+            };
+            let message = message.map_err(|error| JournalError::Io(words(error)))?;
+            let offset = u64::try_from(message.offset()).unwrap_or_default();
+            let append = |body: &mut Vec<u8>| decode::append(&message, body);
+            if self.take(offset, limit, append)? {
+                return Ok(Taken::Full);
             }
         }
-        Ok(None)
+        Ok(Taken::Some)
     }
 
-    /// Takes one that was read. False: it has to wait for the next delivery.
-    fn take(&mut self, entry: Entry, limit: BatchLimit) -> Result<bool, JournalError> {
+    /// Takes one that was read. True: the delivery is full.
+    fn take(
+        &mut self,
+        offset: u64,
+        limit: BatchLimit,
+        append: impl FnOnce(&mut Vec<u8>) -> bool,
+    ) -> Result<bool, JournalError> {
         let expected = self.gathering.end();
-        let extent = self
-            .held
-            .reader()
-            .watch()
-            .seen()
-            .extent(self.held.partition());
-        if entry.offset < expected {
+        if offset != expected && !self.is_next_after(expected, offset)? {
+            return Ok(false);
+        }
+        match self.gathering.add(offset, limit, append) {
+            Ok(()) => Ok(self.gathering.is_full(limit)),
+            Err(entry) => {
+                self.left = Some(entry);
+                Ok(true)
+            }
+        }
+    }
+
+    /// Whether the event at `offset` is the next one, though another offset was expected: then what is between is not there.
+    fn is_next_after(&mut self, expected: u64, offset: u64) -> Result<bool, JournalError> {
+        let extent = self.held.extent();
+        if offset < expected {
             return match extent {
                 Some(extent) if extent.end < expected => Err(JournalError::Io(format!(
                     "partition {} ends at {}, before the position {expected}",
@@ -175,37 +109,35 @@ impl KafkaSubscription {
                     extent.end
                 ))),
                 // Read before we went elsewhere.
-                _ => Ok(true),
+                _ => Ok(false),
             };
         }
-        if entry.offset > expected {
-            let is_expired = extent.is_some_and(|extent| entry.offset <= extent.start);
-            if !is_expired && self.doubted != Some(entry.offset) {
-                self.doubted = Some(entry.offset);
-                self.held.seek(expected, Duration::ZERO)?;
-                return Ok(true);
-            }
-            self.gathering
-                .miss(entry.offset, if is_expired { EXPIRED } else { NO_EVENTS });
+        let is_expired = extent.is_some_and(|extent| offset <= extent.start);
+        if !is_expired && self.doubted != Some(offset) {
+            self.doubted = Some(offset);
+            self.held.seek(expected, Duration::ZERO)?;
+            return Ok(false);
         }
-        if self.gathering.add(&entry, limit) {
-            return Ok(true);
-        }
-        self.left = Some(entry);
-        Ok(false)
+        let why = if is_expired { EXPIRED } else { NO_EVENTS };
+        self.gathering.miss(offset, why);
+        Ok(true)
     }
 
     /// Events that are gone though nothing comes behind them.
     fn expire(&mut self) {
-        let extent = self
-            .held
-            .reader()
-            .watch()
-            .seen()
-            .extent(self.held.partition());
+        let extent = self.held.extent();
         if let Some(extent) = extent.filter(|extent| extent.start > self.gathering.end()) {
             self.gathering.miss(extent.start, EXPIRED);
         }
+    }
+
+    /// Goes back to where the next delivery begins.
+    fn start_over(&mut self) -> Result<(), JournalError> {
+        let start = self.gathering.start();
+        self.held.seek(start, Duration::ZERO)?;
+        self.gathering = Gathering::at(self.held.partition(), start);
+        self.left = None;
+        Ok(())
     }
 
     fn hand_out(&mut self) -> Delivery {
@@ -217,21 +149,31 @@ impl KafkaSubscription {
 #[async_trait]
 impl Subscription for KafkaSubscription {
     async fn next(&mut self, limit: BatchLimit) -> Result<Delivery, JournalError> {
-        let mut read = 0;
-        loop {
-            let entry = match self.left.take() {
-                Some(entry) => Some(entry),
-                None => self.poll()?,
+        if self.gathering.is_too_much(limit) {
+            self.start_over()?;
+        }
+        if let Some(Entry {
+            offset,
+            bytes,
+            is_event,
+        }) = self.left.take()
+        {
+            let append = |body: &mut Vec<u8>| {
+                body.extend_from_slice(&bytes);
+                is_event
             };
-            if let Some(entry) = entry {
-                if !self.take(entry, limit)? {
-                    return Ok(self.hand_out());
-                }
-                read += 1;
-                if read % EVENTS_AT_ONCE == 0 {
+            if self.take(offset, limit, append)? {
+                return Ok(self.hand_out());
+            }
+        }
+        loop {
+            match self.take_queued(limit)? {
+                Taken::Full => return Ok(self.hand_out()),
+                Taken::Some => {
                     tokio::task::yield_now().await;
+                    continue;
                 }
-                continue;
+                Taken::All => {}
             }
             let patience = if self.gathering.is_empty() {
                 LOOK_EVERY
@@ -250,19 +192,14 @@ impl Subscription for KafkaSubscription {
     }
 
     fn has_more(&self) -> bool {
-        let extent = self
-            .held
-            .reader()
-            .watch()
-            .seen()
-            .extent(self.held.partition());
+        let end = self.gathering.end();
         self.left.is_some()
             || !self.gathering.is_empty()
-            || extent.is_some_and(|extent| extent.end > self.gathering.end())
+            || self.held.extent().is_some_and(|extent| extent.end > end)
     }
 
     fn position(&self) -> u64 {
-        self.gathering.delivery.first
+        self.gathering.start()
     }
 
     fn state(&self) -> &[u8] {
@@ -283,9 +220,12 @@ impl Subscription for KafkaSubscription {
         blocking(move || held.commit(delivered.0, &text)).await?;
         self.state = Bytes::copy_from_slice(state);
         let reader = self.held.reader();
-        let (partition, state) = (self.held.partition(), self.state.clone());
-        let seen = reader.watch().seen();
-        seen.committed(reader.route(), partition, delivered.0, state);
+        let committed = Committed {
+            partition: self.held.partition(),
+            position: delivered.0,
+            state: self.state.clone(),
+        };
+        reader.watch().seen().committed(reader.route(), committed);
         Ok(())
     }
 }

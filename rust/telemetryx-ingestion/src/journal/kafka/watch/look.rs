@@ -254,6 +254,7 @@ impl Watch {
 
     fn look_at_groups(&self, looking: &mut Looking) -> Result<(), String> {
         let readers = self.readers();
+        self.seen.look_begins();
         for route in self.seen.routes() {
             let reader = readers.iter().find(|reader| reader.route() == route);
             let commits = match reader.and_then(|reader| reader.consumer()) {
