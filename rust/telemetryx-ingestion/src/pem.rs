@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// How much of a file is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+const NO_AUTHORITIES: &str = "this machine has no certificates of authorities";
 
 /// The certificates of a file, at least one, in their order.
 pub(crate) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -36,9 +37,32 @@ pub(crate) fn system_authorities() -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     match roots.add_parsable_certificates(found.certs).0 {
-        0 => Err("this machine has no certificates of authorities".to_owned()),
+        0 => Err(NO_AUTHORITIES.to_owned()),
         _ => Ok(roots),
     }
+}
+
+/// The same, as PEM: for a library that wants to be told so.
+#[cfg(feature = "kafka")]
+pub(crate) fn system_authorities_as_pem() -> Result<String, String> {
+    use base64::Engine;
+
+    const LINE: usize = 64;
+    let found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() {
+        return Err(NO_AUTHORITIES.to_owned());
+    }
+    let mut pem = String::new();
+    for certificate in &found.certs {
+        let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+        pem.push_str("-----BEGIN CERTIFICATE-----\n");
+        for line in text.as_bytes().chunks(LINE) {
+            pem.push_str(&String::from_utf8_lossy(line));
+            pem.push('\n');
+        }
+        pem.push_str("-----END CERTIFICATE-----\n");
+    }
+    Ok(pem)
 }
 
 /// The private key of a file.
@@ -48,7 +72,8 @@ pub(crate) fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String>
         .map_err(|_| format!("`{}` holds no private key", file.display()))
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, String> {
+/// What is in a file, up to a megabyte.
+pub(crate) fn read(file: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     File::open(file)
         .and_then(|open| open.take(FILE_BYTES_MAX).read_to_end(&mut bytes))

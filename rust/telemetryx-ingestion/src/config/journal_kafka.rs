@@ -1,6 +1,7 @@
 //! `journal.kafka`: the journal in a topic of Apache Kafka.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -80,6 +81,10 @@ pub struct KafkaJournalConfig {
     ///
     /// Default: `{}`.
     pub options: KafkaOptions,
+
+    /// TLS to the brokers; not given: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<KafkaTls>,
 }
 
 impl Default for KafkaJournalConfig {
@@ -94,6 +99,7 @@ impl Default for KafkaJournalConfig {
             format: KafkaFormat::Protobuf,
             delivery_timeout: Duration::secs(10),
             options: KafkaOptions::default(),
+            tls: None,
         }
     }
 }
@@ -108,6 +114,34 @@ impl KafkaJournalConfig {
         };
         self.min_insync_replicas.unwrap_or(majority)
     }
+}
+
+/// TLS to the brokers; not given: none. `{}` is TLS with the defaults.
+///
+/// All files are PEM. Brokers' certificates are always verified, with their names. The files are read when a client is
+/// made, and again when Kafka cannot be used and one of them has changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct KafkaTls {
+    /// File with the certificates of the authorities that may have signed those of the brokers.
+    ///
+    /// Empty: the authorities that this machine trusts.
+    ///
+    /// Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+
+    /// File with our own certificate, and those between it and the root, for brokers that ask for one.
+    ///
+    /// Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert_file: Option<PathBuf>,
+
+    /// File with the private key of the certificate. If it is encrypted, `options` say `ssl.key.password_file`.
+    ///
+    /// Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
 }
 
 /// What the value of a message is.

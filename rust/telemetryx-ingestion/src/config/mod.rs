@@ -68,7 +68,7 @@ pub use env::environment;
 pub use error::{ConfigError, ConfigErrors};
 pub use http::HttpConfig;
 pub use journal::{EmbeddedConfig, Fsync, JournalConfig, JournalEngine, JournalRetainConfig};
-pub use journal_kafka::{KafkaFormat, KafkaJournalConfig};
+pub use journal_kafka::{KafkaFormat, KafkaJournalConfig, KafkaTls};
 pub use load::Language;
 pub use otlp::OtlpConfig;
 pub use plugins::{PluginConfig, SinkConfig};

@@ -3,12 +3,14 @@
 //! | file | what |
 //! | --- | --- |
 //! | `settings.rs` | where Kafka is, and the options of librdkafka, checked |
+//! | `security.rs` | TLS, passwords |
 //! | `message.rs` | an event as a message |
 //! | `context.rs` | what librdkafka says: its log, its errors |
 //! | `set_back.rs` | whether somebody set the clock back |
 
 pub(crate) mod context;
 pub(crate) mod message;
+pub(crate) mod security;
 pub(crate) mod set_back;
 pub(crate) mod settings;
 

@@ -1,7 +1,6 @@
 //! Where Kafka is, and what librdkafka is told: `brokers`, `topic` and `options`, checked.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
@@ -9,8 +8,8 @@ use rdkafka::producer::BaseProducer;
 use serde::Deserialize;
 use toml::Value;
 
-use crate::config::Secret;
-use crate::sinks::secret::SinkSecret;
+use super::security::{self, Fingerprint, Security};
+use crate::config::KafkaTls;
 
 /// librdkafka takes no shorter one.
 const CONNECT_MILLIS_MIN: u128 = 1_000;
@@ -30,7 +29,7 @@ const ALIASES: [(&str, &str); 8] = [
 ];
 
 /// Options that would break a promise, or that are said elsewhere, each with what is right.
-const REFUSED: [(&str, &str); 9] = [
+const REFUSED: [(&str, &str); 7] = [
     ("metadata.broker.list", "use `brokers`"),
     (
         "enable.gapless.guarantee",
@@ -44,11 +43,6 @@ const REFUSED: [(&str, &str); 9] = [
     (
         "test.mock.num.brokers",
         "events would go to a broker that is none",
-    ),
-    ("sasl.kerberos.kinit.cmd", "no command is run"),
-    (
-        "sasl.oauthbearer.config",
-        "only `sasl.mechanism: PLAIN` is built in",
     ),
     ("log.queue", "the service reads the log itself"),
     ("log_level", "set `RUST_LOG=librdkafka=debug`"),
@@ -68,9 +62,6 @@ const FIXED: [(&str, &[&str], &str); 2] = [
     ),
 ];
 
-pub(crate) const NO_TLS: &str = "the Kafka client of this build has no TLS: use `security.protocol: plaintext` or `sasl_plaintext` within a \
-     network that is encrypted otherwise (a VPN, or a TLS proxy such as stunnel beside the service)";
-
 /// Brokers, as a list or as a text with commas.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
@@ -86,7 +77,7 @@ pub(crate) type Refused = [(&'static str, &'static str)];
 #[derive(Debug)]
 pub(crate) struct Connection {
     client: ClientConfig,
-    password: Option<SinkSecret>,
+    security: Security,
 }
 
 impl Connection {
@@ -94,13 +85,14 @@ impl Connection {
     /// `mistakes`; nothing is reached.
     pub(crate) fn new(
         brokers: &str,
+        tls: Option<&KafkaTls>,
         defaults: ClientConfig,
         mut options: BTreeMap<String, Value>,
         refused: &Refused,
         mistakes: &mut Vec<String>,
     ) -> Self {
         let before = mistakes.len();
-        let password = password(&mut options, mistakes);
+        let mut security = Security::take(&mut options, mistakes);
         let mut client = defaults;
         let mut given = BTreeMap::new();
         for (name, value) in &options {
@@ -118,29 +110,34 @@ impl Connection {
             }
         }
         if mistakes.len() == before {
+            security.settle(&mut client, tls, mistakes);
+        }
+        let mut this = Self { client, security };
+        if mistakes.len() == before {
             // What only shows in their combination. It knows no broker yet, so it reaches none.
-            let mut trial = client.clone();
-            if password.is_some() {
-                trial.set("sasl.password", "-");
-            }
-            if let Err(error) = trial.create::<BaseProducer>() {
-                mistakes.push(format!("`options`: {}", words(error)));
+            let trial = this.client();
+            let trial = trial.and_then(|trial| trial.create::<BaseProducer>().map_err(words));
+            if let Err(error) = trial {
+                mistakes.push(format!("`options`: {error}"));
             }
         }
-        client.set("bootstrap.servers", brokers);
-        Self { client, password }
+        this.client.set("bootstrap.servers", brokers);
+        this
     }
 
-    /// What librdkafka is told now: a password file is read again.
+    /// What librdkafka is told now: files with passwords and authorities are read again.
     ///
     /// # Errors
     /// Which file cannot be read, and why.
     pub(crate) fn client(&self) -> Result<ClientConfig, String> {
         let mut client = self.client.clone();
-        if let Some(password) = &self.password {
-            client.set("sasl.password", password.read()?.expose());
-        }
+        self.security.tell(&mut client)?;
         Ok(client)
+    }
+
+    /// Of the passwords and certificates that a client made now would have.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        self.security.fingerprint()
     }
 }
 
@@ -225,36 +222,6 @@ pub(crate) fn topic(given: Option<String>, mistakes: &mut Vec<String>) -> String
     topic
 }
 
-/// The password, if one is given: it may be in a file.
-fn password(
-    options: &mut BTreeMap<String, Value>,
-    mistakes: &mut Vec<String>,
-) -> Option<SinkSecret> {
-    let mut text = |name: &str| match options.remove(name)? {
-        Value::String(text) => Some(text),
-        other => {
-            mistakes.push(format!(
-                "`options.{name}`: it is of type {}, not a text",
-                other.type_str()
-            ));
-            None
-        }
-    };
-    let given = text("sasl.password");
-    let file = text("sasl.password_file").map(PathBuf::from);
-    let given = given.map(|text| text.parse::<Secret>()).transpose();
-    let secret = given
-        .map_err(|error| format!("`options.sasl.password`: {error}"))
-        .and_then(|given| {
-            let secret = SinkSecret::of("sasl.password", given, file);
-            secret.map_err(|error| format!("`options`: {error}"))
-        });
-    secret.unwrap_or_else(|mistake| {
-        mistakes.push(mistake);
-        None
-    })
-}
-
 /// The value of an option, by its [real](real_name) name, as text, if librdkafka takes it and it breaks no promise.
 fn option(name: &str, value: &Value, refused: &Refused) -> Result<String, String> {
     let text = match value {
@@ -278,12 +245,8 @@ fn option(name: &str, value: &Value, refused: &Refused) -> Result<String, String
     {
         return Err(format!("it can only be `{}`: {why}", values[0]));
     }
-    let over_tls = name == "security.protocol" && text.to_lowercase().ends_with("ssl");
-    if over_tls || name.starts_with("ssl.") {
-        return Err(NO_TLS.to_owned());
-    }
-    if name == "sasl.mechanisms" && !text.eq_ignore_ascii_case("PLAIN") {
-        return Err("only `PLAIN` is built in".to_owned());
+    if let Some(why) = security::refusal(name, &text) {
+        return Err(why);
     }
     let mut alone = ClientConfig::new();
     alone.set(name, &text);

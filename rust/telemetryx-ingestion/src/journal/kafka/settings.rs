@@ -8,6 +8,7 @@ use rdkafka::consumer::BaseConsumer;
 
 use crate::config::{KafkaFormat, KafkaJournalConfig};
 use crate::kafka::message::Format;
+use crate::kafka::security::Fingerprint;
 use crate::kafka::settings::{self, Connection};
 
 /// The longest wait for one answer of Kafka that nobody's request waits for.
@@ -96,7 +97,8 @@ impl Settings {
         let delivery_timeout: Duration = config.delivery_timeout.into();
         let options: BTreeMap<_, _> = config.options.0.clone().into_iter().collect();
         let defaults = defaults(delivery_timeout);
-        let connection = Connection::new(&brokers, defaults, options, &REFUSED, &mut mistakes);
+        let tls = config.tls.as_ref();
+        let connection = Connection::new(&brokers, tls, defaults, options, &REFUSED, &mut mistakes);
         let settings = Self {
             topic,
             control,
@@ -139,7 +141,7 @@ impl Settings {
         format!("{}.{route}", self.group_prefix)
     }
 
-    /// What any client is told; a password file is read again.
+    /// What any client is told; files with passwords and authorities are read again.
     ///
     /// # Errors
     /// Which file cannot be read, and why.

@@ -13,13 +13,14 @@ use rdkafka::types::RDKafkaErrorCode;
 use super::attempt::Tracker;
 use crate::kafka::code_of;
 use crate::kafka::context::Said;
+use crate::kafka::security::Fingerprint;
 
 /// An idempotent producer. Dropping it ends it, on a thread of its own: that may take a second. What it has not sent then
 /// is reported as failed.
 pub(super) struct Link {
     producer: Option<ThreadedProducer<Context>>,
     context: Context,
-    password: Option<String>,
+    made_with: Fingerprint,
     /// It sends each message in a request of its own, so that a refusal says which one is meant.
     pub(super) careful: bool,
 }
@@ -59,8 +60,13 @@ impl ProducerContext for Context {
 }
 
 impl Link {
-    /// Starts a producer; it begins to connect.
-    pub(super) fn open(settings: &ClientConfig, route: &str, careful: bool) -> KafkaResult<Self> {
+    /// Starts a producer with what has this fingerprint; it begins to connect.
+    pub(super) fn open(
+        settings: &ClientConfig,
+        made_with: Fingerprint,
+        route: &str,
+        careful: bool,
+    ) -> KafkaResult<Self> {
         let mut settings = settings.clone();
         if careful {
             // A refused message leaves a gap, which is meant: it becomes a dead letter.
@@ -70,7 +76,7 @@ impl Link {
         let context = Context(Said::by(route));
         Ok(Self {
             producer: Some(settings.create_with_context(context.clone())?),
-            password: password(&settings),
+            made_with,
             context,
             careful,
         })
@@ -101,9 +107,9 @@ impl Link {
         Some(format!("{code}: {reason}"))
     }
 
-    /// True if it has another password than these settings.
-    pub(super) fn is_outdated(&self, settings: &ClientConfig) -> bool {
-        self.password != password(settings)
+    /// True if it was made with another password or certificate than has this fingerprint.
+    pub(super) fn is_outdated(&self, now: Fingerprint) -> bool {
+        self.made_with != now
     }
 
     /// The last error of a connection.
@@ -141,8 +147,4 @@ impl Drop for Link {
         // Without a thread to spare it ends here: the closure that was not run is dropped.
         thread.spawn(move || drop(producer)).ok();
     }
-}
-
-fn password(settings: &ClientConfig) -> Option<String> {
-    settings.get("sasl.password").map(str::to_owned)
 }

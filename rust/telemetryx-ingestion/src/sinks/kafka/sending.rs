@@ -58,13 +58,11 @@ impl KafkaSink {
     ) -> Result<(), String> {
         let Lane { link, attempt, .. } = lane;
         loop {
-            // Something may have failed while nobody waited, or the password have changed.
+            // Something may have failed while nobody waited, or the password or a certificate have changed.
             let is_over = |open: &Arc<Link>| {
-                let settings = || self.settings.client();
                 attempt.tracker.has_failed()
                     || open.fatal().is_some()
-                    || open.last_error().is_some()
-                        && settings().is_ok_and(|settings| open.is_outdated(&settings))
+                    || open.last_error().is_some() && open.is_outdated(self.settings.fingerprint())
             };
             if link.as_ref().is_none_or(is_over) {
                 end(link.take(), attempt).await;
@@ -223,9 +221,10 @@ impl KafkaSink {
         if let Some(open) = link.as_ref().filter(|open| open.careful == careful) {
             return Ok(Arc::clone(open));
         }
+        let made_with = self.settings.fingerprint();
         let opened = self.settings.client().and_then(|mut client| {
             settings::shrink(&mut client, self.shrunk.load(Ordering::Relaxed));
-            Link::open(&client, &self.route, careful).map_err(words)
+            Link::open(&client, made_with, &self.route, careful).map_err(words)
         });
         let opened = Arc::new(opened.map_err(|error| self.about(&error))?);
         *link = Some(Arc::clone(&opened));

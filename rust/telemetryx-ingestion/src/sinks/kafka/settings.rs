@@ -7,9 +7,10 @@ use rdkafka::config::ClientConfig;
 use serde::Deserialize;
 use toml::Value;
 
-use crate::config::Duration;
+use crate::config::{Duration, KafkaTls};
 use crate::kafka::message::Format;
-use crate::kafka::settings::{self, Brokers, Connection, NO_TLS};
+use crate::kafka::security::Fingerprint;
+use crate::kafka::settings::{self, Brokers, Connection};
 use crate::plugin::{PluginError, settings};
 use crate::sinks::timeout;
 
@@ -45,8 +46,7 @@ struct KafkaConfig {
     #[serde(default)]
     options: BTreeMap<String, Value>,
     timeout: Option<Duration>,
-    /// Known only to say that it does not work.
-    tls: Option<Value>,
+    tls: Option<KafkaTls>,
 }
 
 /// The settings, checked.
@@ -68,9 +68,6 @@ impl Settings {
         let mut mistakes = Vec::new();
         let brokers = settings::brokers(config.brokers, &mut mistakes);
         let topic = settings::topic(config.topic, &mut mistakes);
-        if config.tls.is_some() {
-            mistakes.push(format!("`tls`: {NO_TLS}"));
-        }
         let timeout = timeout::checked("timeout", config.timeout, TIMEOUT, TIMEOUTS);
         let timeout = timeout.unwrap_or_else(|error| {
             mistakes.push(error);
@@ -78,7 +75,8 @@ impl Settings {
         });
         let defaults = defaults(route, timeout);
         let options = config.options;
-        let connection = Connection::new(&brokers, defaults, options, &REFUSED, &mut mistakes);
+        let tls = config.tls.as_ref();
+        let connection = Connection::new(&brokers, tls, defaults, options, &REFUSED, &mut mistakes);
         if !mistakes.is_empty() {
             return Err(PluginError::Several(mistakes));
         }
@@ -90,12 +88,17 @@ impl Settings {
         })
     }
 
-    /// What librdkafka is told now: a password file is read again.
+    /// What librdkafka is told now: files with passwords and authorities are read again.
     ///
     /// # Errors
     /// Which file cannot be read, and why.
     pub(super) fn client(&self) -> Result<ClientConfig, String> {
         self.connection.client()
+    }
+
+    /// Of the passwords and certificates that a client made now would have.
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        self.connection.fingerprint()
     }
 }
 

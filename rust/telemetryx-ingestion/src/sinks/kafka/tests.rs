@@ -191,7 +191,8 @@ fn the_threads_of_a_producer_end_with_it() {
             tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
         names.filter(|name| name.starts_with("rdk:")).count()
     };
-    let link = Link::open(&settings.client().unwrap(), "r", false).unwrap();
+    let client = settings.client().unwrap();
+    let link = Link::open(&client, settings.fingerprint(), "r", false).unwrap();
     assert!(threads() > 0);
     drop(link);
     telemetryx_testkit::eventually(Duration::from_secs(10), "no thread is left", || {
