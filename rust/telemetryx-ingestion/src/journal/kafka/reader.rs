@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -37,7 +37,7 @@ pub(super) type RouteConsumer = BaseConsumer<Member>;
 pub(super) struct Reader {
     route: String,
     watch: Arc<Watch>,
-    consumer: OnceLock<Weak<RouteConsumer>>,
+    consumer: Mutex<Weak<RouteConsumer>>,
     held: Mutex<HashMap<u32, Arc<Held>>>,
     handed: mpsc::UnboundedSender<Arc<Held>>,
     stopped: AtomicBool,
@@ -70,7 +70,7 @@ pub(super) fn subscribe(
     let reader = Arc::new(Reader {
         route: route.to_owned(),
         watch: Arc::clone(watch),
-        consumer: OnceLock::new(),
+        consumer: Mutex::default(),
         held: Mutex::default(),
         handed,
         stopped: AtomicBool::new(false),
@@ -114,7 +114,7 @@ impl Reader {
 
     /// The consumer, while there is one.
     pub(super) fn consumer(&self) -> Option<Arc<RouteConsumer>> {
-        self.consumer.get()?.upgrade()
+        self.consumer.lock().upgrade()
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -143,11 +143,9 @@ impl Reader {
                 std::thread::sleep(LOOK);
                 continue;
             }
+            let clients = self.watch.clients();
             match self.open() {
-                Ok(consumer) => {
-                    self.poll(consumer);
-                    break;
-                }
+                Ok(consumer) => self.poll(consumer, clients),
                 Err(error) => {
                     tracing::warn!(
                         route = self.route,
@@ -172,14 +170,15 @@ impl Reader {
         };
         let consumer: RouteConsumer = client.create_with_context(member).map_err(words)?;
         let consumer = Arc::new(consumer);
-        self.consumer.set(Arc::downgrade(&consumer)).ok();
+        *self.consumer.lock() = Arc::downgrade(&consumer);
         consumer.subscribe(&[&settings.topic]).map_err(words)?;
         Ok(consumer)
     }
 
-    fn poll(&self, consumer: Arc<RouteConsumer>) {
+    /// Until it is to stop, or another client is to take its place.
+    fn poll(&self, consumer: Arc<RouteConsumer>, clients: u64) {
         let mut without_since = Instant::now();
-        while !self.is_stopped() {
+        while !self.is_stopped() && self.watch.clients() == clients {
             match consumer.poll(LOOK) {
                 // Between the assignment and the moment when its queue is split off there is nothing to be fetched.
                 Some(Ok(message)) => tracing::error!(

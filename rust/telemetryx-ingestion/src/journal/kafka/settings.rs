@@ -149,6 +149,11 @@ impl Settings {
         self.connection.client()
     }
 
+    /// Of the passwords and certificates that a client made now would have.
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        self.connection.fingerprint()
+    }
+
     /// What the producer is told, for topics that take messages of up to so many bytes.
     ///
     /// # Errors
@@ -204,7 +209,8 @@ fn defaults(timeout: Duration) -> ClientConfig {
         ("batch.num.messages", "100000"),
         // A process that is gone is known to be after so long.
         ("session.timeout.ms", "10000"),
-        ("heartbeat.interval.ms", "3000"),
+        // So soon after the group changes each process knows of it.
+        ("heartbeat.interval.ms", "1000"),
         // Of each partition that a route reads, so much is held ready: memory is bounded by routes times partitions.
         ("queued.max.messages.kbytes", "1024"),
         ("max.partition.fetch.bytes", "262144"),

@@ -149,27 +149,58 @@ fn open(settings: &Settings, from: u64) -> Result<BaseConsumer<Said>, String> {
     Ok(consumer)
 }
 
+/// The offset behind the newest record; blocks.
+fn end(settings: &Settings) -> Result<u64, String> {
+    let observer: BaseConsumer<Said> = settings
+        .reading(None)?
+        .create_with_context(Said::by("journal-control"))
+        .map_err(words)?;
+    let marks = observer.fetch_watermarks(&settings.control, 0, settings.patience());
+    let (_, high) = marks.map_err(|error| observer.client().context().words(&error))?;
+    Ok(u64::try_from(high).unwrap_or_default())
+}
+
 fn follow(watch: &Watch, stop: &AtomicBool, mut on: Box<dyn FnMut(TableChange) + Send>) {
     let (mut next, mut up_to_date) = (0, false);
     let stops = || stop.load(Ordering::Relaxed) || watch.is_closed();
+    let mut identity = watch.seen().identity();
     while !stops() {
         if !watch.is_ready() {
             std::thread::sleep(LOOK);
             continue;
         }
+        let (now, clients) = (watch.seen().identity(), watch.clients());
         // It connects again by itself.
-        let consumer = match open(watch.settings(), next) {
-            Ok(consumer) => consumer,
+        let opened = match now == identity || next == 0 {
+            true => Ok(next),
+            // Made anew like the topic of the events, it begins at 0 again.
+            false => end(watch.settings()).map(|end| if end < next { 0 } else { next }),
+        };
+        let opened = opened.and_then(|from| Ok((open(watch.settings(), from)?, from)));
+        let consumer = match opened {
+            Ok((consumer, from)) => {
+                (identity, next) = (now, from);
+                consumer
+            }
             Err(error) => {
                 tracing::warn!(error, "the control topic cannot be read");
                 std::thread::sleep(Duration::from_secs(1));
                 continue;
             }
         };
-        while !stops() {
-            match consumer.poll(LOOK) {
+        while watch.seen().identity() == identity && watch.clients() == clients {
+            let polled = consumer.poll(LOOK);
+            // It may have come while nobody wanted to be told any more.
+            if stops() {
+                return;
+            }
+            match polled {
                 Some(Ok(message)) => {
                     let sequence = u64::try_from(message.offset()).unwrap_or_default();
+                    // A client that cannot go on where it was begins at the oldest again.
+                    if sequence < next {
+                        continue;
+                    }
                     next = sequence + 1;
                     let key = message.key().unwrap_or_default();
                     let Ok(name) = std::str::from_utf8(key) else {

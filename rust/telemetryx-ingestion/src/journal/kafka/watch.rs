@@ -22,6 +22,8 @@ use super::settings::Settings;
 use super::table;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// While the topic is being made, it is looked for sooner, and then ever later.
+const LOOK_SOON: Duration = Duration::from_millis(30);
 /// The longest wait for a look that was asked for.
 const LOOK_WAIT_MAX: Duration = Duration::from_secs(15);
 /// The longest wait for threads and messages at the end.
@@ -36,6 +38,8 @@ pub(super) struct Watch {
     /// The generation of the topic's name; 0 while there is none.
     generation: AtomicU64,
     used: AtomicBool,
+    /// How often all clients were to be made anew.
+    clients: AtomicU64,
     closed: AtomicBool,
     wanted: Mutex<u64>,
     wake: Condvar,
@@ -57,6 +61,7 @@ impl Watch {
             readers: Mutex::default(),
             generation: AtomicU64::new(0),
             used: AtomicBool::new(false),
+            clients: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             wanted: Mutex::new(0),
             wake: Condvar::new(),
@@ -81,6 +86,11 @@ impl Watch {
 
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Another number than before: whoever has a client makes another one, with the passwords and certificates of now.
+    pub(super) fn clients(&self) -> u64 {
+        self.clients.load(Ordering::Acquire)
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -213,6 +223,7 @@ impl Watch {
 
     fn run(&self) {
         let mut looking = Looking::default();
+        let mut soon = LOOK_SOON;
         while !self.is_closed() {
             let wanted = *self.wanted.lock();
             match self.look(&mut looking) {
@@ -224,9 +235,14 @@ impl Watch {
                 Err(_) => break,
             }
             self.looked.send_replace(wanted);
+            let pause = match self.is_ready() || looking.has_doubts() {
+                true => LOOK_EVERY,
+                false => soon,
+            };
+            soon = LOOK_EVERY.min(2 * soon);
             let mut now = self.wanted.lock();
             if *now == wanted && !self.is_closed() {
-                self.wake.wait_for(&mut now, LOOK_EVERY);
+                self.wake.wait_for(&mut now, pause);
             }
         }
     }

@@ -16,6 +16,7 @@ use super::super::table;
 use super::super::topic::{self, Observer};
 use super::Watch;
 use crate::kafka::context::Said;
+use crate::kafka::security::Fingerprint;
 use crate::kafka::set_back::SetBack;
 use crate::kafka::settings::words;
 use crate::observe::KafkaLag;
@@ -40,6 +41,15 @@ pub(super) struct Looking {
     /// there is, for a moment.
     doubts: u32,
     clock: SetBack,
+    /// The passwords and certificates of the clients.
+    made_with: Option<Fingerprint>,
+}
+
+impl Looking {
+    /// True while the next look is to show whether the topic is another one.
+    pub(super) fn has_doubts(&self) -> bool {
+        self.doubts > 0
+    }
 }
 
 /// Every partition that held something holds less.
@@ -62,6 +72,7 @@ impl Watch {
             tracing::warn!("the system's clock was set back");
             self.wake();
         }
+        self.renew(looking)?;
         if looking.observer.is_none() {
             let client = self.settings.reading(None)?;
             let made = client.create_with_context(Said::by("journal-watch"));
@@ -147,6 +158,29 @@ impl Watch {
         }
         for consumer in self.readers().iter().filter_map(|reader| reader.consumer()) {
             consumer.fetch_metadata(Some(topic), WAKE_WAIT_MAX).ok();
+        }
+    }
+
+    /// Has all clients made anew when Kafka cannot be used and a password or a certificate has changed since they were.
+    fn renew(&self, looking: &mut Looking) -> Result<(), String> {
+        if self.seen.problem().is_none() {
+            return Ok(());
+        }
+        let now = self.settings.fingerprint();
+        if looking
+            .made_with
+            .replace(now)
+            .is_none_or(|before| before == now)
+        {
+            return Ok(());
+        }
+        tracing::info!("a password or certificate for Kafka has changed; it is used from now on");
+        looking.observer = None;
+        looking.groups.clear();
+        self.clients.fetch_add(1, Ordering::Release);
+        match self.sender.load().as_ref() {
+            Some(sender) => self.open_sender(sender.message_bytes_max()),
+            None => Ok(()),
         }
     }
 
