@@ -58,6 +58,13 @@ impl KafkaBuilder {
         self
     }
 
+    /// A broker that is slow to say that it lives keeps its partitions for a minute: for tests that never kill it, on a busy
+    /// machine. One that was killed would be refused for so long.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        self.property("broker.session.timeout.ms=60000")
+    }
+
     /// With a proxy before each broker, which is where clients are told to come to.
     #[must_use]
     pub fn proxied(mut self) -> Self {
