@@ -107,6 +107,9 @@ impl Security {
             _ => {}
         }
         client.set("security.protocol", protocol);
+        if let Some(mechanism) = client.get("sasl.mechanisms").map(str::to_uppercase) {
+            client.set("sasl.mechanisms", mechanism);
+        }
         let is_encrypted = protocol.ends_with("ssl");
         if is_encrypted {
             for (name, value) in VERIFIED {

@@ -7,6 +7,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::BaseConsumer;
 
 use crate::config::{KafkaFormat, KafkaJournalConfig};
+use crate::kafka::context::Said;
 use crate::kafka::message::Format;
 use crate::kafka::security::Fingerprint;
 use crate::kafka::settings::{self, Connection};
@@ -117,7 +118,7 @@ impl Settings {
             // What only a consumer minds. It knows no broker, so it reaches none.
             let trial = settings.reading(Some("trial")).and_then(|mut trial| {
                 trial.remove("bootstrap.servers");
-                let made = trial.create::<BaseConsumer>();
+                let made = trial.create_with_context::<_, BaseConsumer<_>>(Said::by("trial"));
                 made.map(drop).map_err(settings::words)
             });
             if let Err(error) = trial {

@@ -1,6 +1,7 @@
 //! The topics: made if they are missing, checked if they are there.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -17,6 +18,9 @@ const MESSAGE_BYTES_MAX: usize = 10 << 20;
 /// What a topic takes if it cannot be asked: Kafka's own default.
 const MESSAGE_BYTES_USUAL: usize = 1_048_588;
 
+/// More than is said between two looks.
+const SAID_AT_ONCE: usize = 64;
+
 impl ConsumerContext for Said {}
 
 /// A topic as it is.
@@ -32,6 +36,14 @@ pub(super) struct Topic {
 /// A client that asks and is in no group.
 pub(super) type Observer = BaseConsumer<Said>;
 
+/// What a client that nobody polls has to say: why it cannot connect, for example. It would keep it for ever.
+pub(super) fn hear<C: ConsumerContext>(observer: &BaseConsumer<C>) {
+    for _ in 0..SAID_AT_ONCE {
+        // It tells its context; what it gives back is the same.
+        let _told = observer.poll(Duration::ZERO);
+    }
+}
+
 /// What is known of a topic now. `None` if it is not there.
 ///
 /// # Errors
@@ -43,9 +55,9 @@ pub(super) fn look_up<T>(
     look: impl FnOnce(&MetadataTopic) -> T,
 ) -> Result<Option<T>, String> {
     let said = observer.client().context();
-    let found = observer
-        .fetch_metadata(Some(name), settings.patience())
-        .map_err(|error| said.words(&error))?;
+    let found = observer.fetch_metadata(Some(name), settings.patience());
+    hear(observer);
+    let found = found.map_err(|error| said.words(&error))?;
     said.is_fine();
     let Some(topic) = found.topics().first() else {
         return Ok(None);

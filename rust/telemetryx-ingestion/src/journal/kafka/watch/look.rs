@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::super::super::{Committed, Extent};
@@ -15,6 +16,7 @@ use super::super::producer::Sender;
 use super::super::table;
 use super::super::topic::{self, Observer};
 use super::Watch;
+use crate::kafka::code_of;
 use crate::kafka::context::Said;
 use crate::kafka::security::Fingerprint;
 use crate::kafka::set_back::SetBack;
@@ -23,6 +25,9 @@ use crate::observe::KafkaLag;
 
 /// The settings of the topic are checked so often.
 const CHECK_EVERY: Duration = Duration::from_secs(60);
+/// How often, and after which time, a partition that is not known is asked for again.
+const UNKNOWN_TRIES_MAX: u32 = 10;
+const UNKNOWN_PAUSE: Duration = Duration::from_millis(100);
 /// What looks like another topic so often is one.
 const DOUBTS_MAX: u32 = 3;
 /// How long to wait for an answer that is to wake a client.
@@ -261,8 +266,24 @@ impl Watch {
     ) -> Result<Vec<u64>, String> {
         let said = observer.client().context();
         let list = self.list(partitions, which)?;
-        let found = observer.offsets_for_times(list, self.settings.patience());
-        let found = found.map_err(|error| said.words(&error))?;
+        let mut tries = 0;
+        let found = loop {
+            match observer.offsets_for_times(list.clone(), self.settings.patience()) {
+                Ok(found) => break found,
+                // Of a topic that was just made, not every broker may know every partition.
+                Err(error)
+                    if code_of(&error) == RDKafkaErrorCode::UnknownPartition
+                        && tries < UNKNOWN_TRIES_MAX =>
+                {
+                    tries += 1;
+                    std::thread::sleep(UNKNOWN_PAUSE);
+                }
+                Err(error) => {
+                    topic::hear(observer);
+                    return Err(said.words(&error));
+                }
+            }
+        };
         let mut offsets = vec![0; partitions as usize];
         for element in found.elements() {
             element.error().map_err(|error| said.words(&error))?;
@@ -300,7 +321,9 @@ impl Watch {
                         let made = client.create_with_context(Said::by(&group));
                         looking.groups.insert(route.clone(), made.map_err(words)?);
                     }
-                    self.commits(&looking.groups[&route], looking.partitions)?
+                    let observer = &looking.groups[&route];
+                    topic::hear(observer);
+                    self.commits(observer, looking.partitions)?
                 }
             };
             self.seen.set_commits(&route, commits);
