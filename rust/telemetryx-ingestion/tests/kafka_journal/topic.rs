@@ -1,0 +1,145 @@
+//! Topics that are not as they should be, lose events, are made anew.
+
+use rdkafka::admin::AdminOptions;
+use rdkafka::{Offset, TopicPartitionList};
+use telemetryx_ingestion::journal::{Journal, JournalError};
+use telemetryx_testkit::eventually;
+
+use crate::world::{LIMIT, Part, SOON, World, numbered};
+
+#[test]
+fn events_that_retention_took_are_missing_and_said_to_be() {
+    let world = World::shared();
+    let journal = world.open("retention", "partitions = 1");
+    world.wait(journal.append(numbered("a", 0, 300))).unwrap();
+    let delete_to = |to: i64| {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset("retention", 0, Offset::Offset(to))
+            .unwrap();
+        let admin = world.admin();
+        let done = world.wait(admin.delete_records(&list, &AdminOptions::new()));
+        done.unwrap();
+    };
+    let Part {
+        assignment,
+        mut subscription,
+        assignments: _kept,
+    } = world.first_part(&journal);
+    world.wait(async {
+        let delivery = subscription.next(LIMIT).await.unwrap();
+        assert_eq!(
+            (delivery.first, delivery.end, delivery.missing),
+            (0, 100, 0)
+        );
+        subscription.commit(delivery.id(), b"state").await.unwrap();
+    });
+    let too_much = world.wait(subscription.commit(
+        telemetryx_ingestion::journal::DeliveryId(100),
+        &[b'x'; 5000],
+    ));
+    assert!(
+        matches!(too_much, Err(JournalError::StateTooLarge { .. })),
+        "{too_much:?}"
+    );
+    drop(subscription);
+    // In the middle of what is not read yet, and then of all there is.
+    delete_to(250);
+    eventually(SOON, "it is seen", || {
+        world.wait(journal.refresh()).unwrap();
+        journal.extents()[0].start == 250
+    });
+    let mut subscription = world.wait(assignment.open()).unwrap();
+    assert_eq!(
+        (subscription.position(), subscription.state()),
+        (100, &b"state"[..])
+    );
+    let (mut missing, mut events, mut gaps) = (0, 0, Vec::new());
+    while missing + events < 200 {
+        let delivery = world.wait(subscription.next(LIMIT)).unwrap();
+        missing += delivery.missing;
+        events += delivery.events();
+        gaps.extend(delivery.gaps.clone());
+        world
+            .wait(subscription.commit(delivery.id(), b"more"))
+            .unwrap();
+    }
+    assert_eq!((missing, events), (150, 50), "{gaps:?}");
+    assert!(
+        gaps[0].contains("removed before this route came to them"),
+        "{gaps:?}"
+    );
+    world.wait(journal.append(numbered("a", 300, 10))).unwrap();
+    drop(subscription);
+    delete_to(310);
+    let mut subscription = world.wait(assignment.open()).unwrap();
+    // There is nothing that could be read behind them.
+    let delivery = world.wait(subscription.next(LIMIT)).unwrap();
+    assert_eq!(
+        (delivery.first, delivery.end, delivery.missing),
+        (300, 310, 10)
+    );
+    world.wait(journal.append(numbered("a", 310, 10))).unwrap();
+    let delivery = world.wait(subscription.next(LIMIT)).unwrap();
+    assert_eq!((delivery.first, delivery.missing), (310, 0));
+}
+
+#[test]
+fn a_topic_that_is_not_as_it_should_be_is_said_at_the_start() {
+    let world = World::shared();
+    let settings = [("cleanup.policy", "compact"), ("min.insync.replicas", "1")];
+    world.kafka.create_topic("other", 3, &settings);
+    let keys = "replication_factor = 3\nmin_insync_replicas = 2";
+    let journal = world.open_anyhow("other", keys);
+    // The control topic cannot be made so: one broker is not three.
+    let status = journal.status();
+    assert!(status.reason.unwrap().contains("other.control"));
+    let journal = world.open("other", "min_insync_replicas = 1");
+    let warnings = journal.status().warnings.join("\n");
+    for words in ["has 3 partitions", "is compacted"] {
+        assert!(warnings.contains(words), "{words}: {warnings}");
+    }
+    assert_eq!(journal.extents().len(), 3);
+    world
+        .kafka
+        .create_topic("weak", 12, &[("min.insync.replicas", "1")]);
+    world
+        .kafka
+        .create_topic("weak.control", 1, &[("cleanup.policy", "compact")]);
+    let journal = world.open("weak", keys);
+    let warnings = journal.status().warnings.join("\n");
+    for words in [
+        "too few min.insync.replicas: 1 instead of 2",
+        "has 1 replicas",
+    ] {
+        assert!(warnings.contains(words), "{words}: {warnings}");
+    }
+}
+
+#[test]
+fn a_topic_keeps_its_name_and_one_made_anew_has_another() {
+    let world = World::shared();
+    let first = world.open("named", "partitions = 2");
+    let second = world.open("named", "partitions = 2");
+    let name = first.identity();
+    assert_ne!(name, 0);
+    assert_eq!(second.identity(), name);
+    world.wait(second.append(numbered("a", 0, 10))).unwrap();
+    world.wait(async { tokio::join!(first.close(), second.close()) });
+    let again = world.open("named", "partitions = 2");
+    assert_eq!(again.identity(), name);
+    world.wait(again.close());
+    world.kafka.delete_topic("named");
+    let anew = world.open_anyhow("named", "partitions = 2");
+    eventually(SOON, "it is made anew, with another name", || {
+        ![0, name].contains(&anew.identity()) && anew.status().is_ok()
+    });
+    let position = world.wait(anew.append(numbered("b", 0, 10))).unwrap();
+    assert_eq!(position.ranges[0].first, 0);
+    // The same before the eyes of one who goes on.
+    let name = anew.identity();
+    world.kafka.delete_topic("named");
+    eventually(SOON, "it has another name again", || {
+        ![0, name].contains(&anew.identity()) && anew.status().is_ok()
+    });
+    world.wait(anew.append(numbered("c", 0, 10))).unwrap();
+}
