@@ -19,7 +19,7 @@ fn shared() -> Arc<Kafka> {
     static SHARED: Mutex<Weak<Kafka>> = Mutex::new(Weak::new());
     let mut shared = SHARED.lock().unwrap();
     shared.upgrade().unwrap_or_else(|| {
-        let kafka = Arc::new(Kafka::start());
+        let kafka = Arc::new(Kafka::builder().patient().start());
         *shared = Arc::downgrade(&kafka);
         kafka
     })

@@ -59,6 +59,7 @@ impl World {
             ("ELSEWHERE", "SSL", &elsewhere),
         ];
         let mut builder = Kafka::builder()
+            .patient()
             .scram_user("scram", PASSWORD)
             .listener("BARE", "SASL_PLAINTEXT");
         for (name, protocol, pair) in listeners {
@@ -145,6 +146,9 @@ query: {{ counters_from: , events_from: }}"
     /// What is taken in comes out at the other end.
     #[track_caller]
     fn assert_carried(&self, service: &Service, topic: &str, name: &str) {
+        eventually(SOON, "Kafka is there", || {
+            service.get("/health").status == 200
+        });
         let sent: Vec<_> = (0..20).map(|n| format!("{name}-{n}")).collect();
         let answer = service.post_json("/ingest", support::events(&sent));
         let answer = answer.expect_status(202).json();

@@ -2,27 +2,38 @@
 //! the server that it names.
 
 use std::future::Future;
-use std::sync::{Arc, LazyLock};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use telemetryx_ingestion::config::{Config, Language};
 use telemetryx_ingestion::journal::{self, Committed, Journal, OpenError, OpenedFor};
 use telemetryx_ingestion::observe::Metrics;
+use telemetryx_testkit::Kafka;
 use tempfile::TempDir;
 
-use crate::reader::soon;
+use crate::reader::{soon, until};
 
 /// What a journal is kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Engine {
     Embedded,
+    Kafka,
 }
 
 /// A journal that nobody else knows, and how to open it.
 pub(crate) struct Bench {
-    engine: Engine,
     config: String,
+    config_elsewhere: String,
     scratch: TempDir,
+    server: Server,
+}
+
+/// What keeps it.
+enum Server {
+    Embedded,
+    /// A broker that all share, and a topic of its own.
+    Kafka(Arc<Kafka>, String),
 }
 
 /// Partitions, where there can be more than one.
@@ -35,20 +46,40 @@ impl Bench {
             .prefix("telemetryx-journal-")
             .tempdir()
             .unwrap();
-        let journal = match engine {
-            // Small files, so that there are several.
-            Engine::Embedded => "engine: embedded, embedded: { segment_size: 64MiB }",
+        let (server, journal, journal_elsewhere) = match engine {
+            Engine::Embedded => {
+                // Small files, so that there are several.
+                let journal = "engine: embedded, embedded: { segment_size: 64MiB }".to_owned();
+                (Server::Embedded, journal.clone(), journal)
+            }
+            Engine::Kafka => {
+                let (kafka, topic) = (kafka(), topic());
+                let journal = |options: &str| {
+                    format!(
+                        "engine: kafka, kafka: {{ brokers: '{}', topic: {topic}, group_prefix: {topic},
+                         partitions: {PARTITIONS}, options: {{ heartbeat.interval.ms: 200{options} }} }}",
+                        kafka.brokers()
+                    )
+                };
+                // It is killed or stopped, and soon known to be.
+                let elsewhere = journal(", session.timeout.ms: 2000");
+                let journal = journal("");
+                (Server::Kafka(kafka, topic), journal, elsewhere)
+            }
         };
         let routes = ROUTES.map(|route| format!("{{ name: {route}, sink: {{ kind: stdout }} }}"));
-        let config = format!(
-            "data_dir: {:?}\njournal: {{ {journal} }}\nroutes: [ {} ]\nquery: {{ counters_from: , events_from: }}\n",
-            scratch.path().join("data"),
-            routes.join(", ")
-        );
+        let config = |journal| {
+            format!(
+                "data_dir: {:?}\njournal: {{ {journal} }}\nroutes: [ {} ]\nquery: {{ counters_from: , events_from: }}\n",
+                scratch.path().join("data"),
+                routes.join(", ")
+            )
+        };
         Self {
-            engine,
-            config,
+            config: config(journal),
+            config_elsewhere: config(journal_elsewhere),
             scratch,
+            server,
         }
     }
 
@@ -63,13 +94,14 @@ impl Bench {
 
     /// For whoever opens it in another process.
     pub(crate) fn config(&self) -> &str {
-        &self.config
+        &self.config_elsewhere
     }
 
     /// Whether several processes can have it open at once.
     pub(crate) fn is_shared(&self) -> bool {
-        match self.engine {
-            Engine::Embedded => false,
+        match self.server {
+            Server::Embedded => false,
+            Server::Kafka(..) => true,
         }
     }
 
@@ -100,9 +132,14 @@ impl Bench {
 
     /// Removes it with all that it holds: the next to open it makes another one of the same name.
     pub(crate) async fn make_anew(&self) {
-        match self.engine {
-            Engine::Embedded => {
+        match &self.server {
+            Server::Embedded => {
                 std::fs::remove_dir_all(self.scratch.path().join("data")).unwrap();
+            }
+            Server::Kafka(kafka, topic) => {
+                let (kafka, topic) = (Arc::clone(kafka), topic.clone());
+                let deleted = tokio::task::spawn_blocking(move || kafka.delete_topic(&topic));
+                deleted.await.unwrap();
             }
         }
     }
@@ -112,7 +149,11 @@ pub(crate) async fn open(config: &str) -> Arc<dyn Journal> {
     let begun = Instant::now();
     loop {
         match try_open(config).await {
-            Ok(journal) => return journal,
+            Ok(journal) => {
+                // A server that is asked for the first time may take longer than a start waits for it.
+                until("it is well", || async { journal.status().is_ok() }).await;
+                return journal;
+            }
             Err(error) => assert!(begun.elapsed() < Duration::from_secs(20), "{error}"),
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -129,6 +170,26 @@ async fn try_open(config: &str) -> Result<Arc<dyn Journal>, OpenError> {
         metrics: Arc::clone(&METRICS),
     };
     journal::open(&config, opened_for).await
+}
+
+/// One broker for all tests that run at the same time.
+fn kafka() -> Arc<Kafka> {
+    static SHARED: Mutex<Weak<Kafka>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap();
+    shared.upgrade().unwrap_or_else(|| {
+        let builder = Kafka::builder()
+            .patient()
+            .property("group.min.session.timeout.ms=1000");
+        let kafka = Arc::new(builder.start());
+        *shared = Arc::downgrade(&kafka);
+        kafka
+    })
+}
+
+/// A name that no other test has.
+fn topic() -> String {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    format!("test-{}", LAST.fetch_add(1, Ordering::Relaxed))
 }
 
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
