@@ -127,7 +127,7 @@ impl Bench {
 
     /// How many random workloads it is fast enough for.
     pub(crate) fn workloads(&self) -> u64 {
-        if self.is_shared() { 2 } else { 6 }
+        if self.is_shared() { 1 } else { 6 }
     }
 
     /// Removes it with all that it holds: the next to open it makes another one of the same name.

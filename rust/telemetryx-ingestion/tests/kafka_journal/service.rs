@@ -23,6 +23,9 @@ routes: [ {{ name: out, sink: {{ kind: file, path: '{}' }} }} ]",
     let mut service = support::start(&config);
     let mut between = String::new();
     for (round, total) in [(0, 200), (1, 400)] {
+        eventually(SOON, "Kafka is there", || {
+            service.get("/health").status == 200
+        });
         between = clock::now().to_string();
         let sent = (0..200).map(|n| format!("{round}-{n}"));
         let answer = service.post_json("/ingest", support::events(sent));
@@ -77,6 +80,9 @@ query: {{ counters_from: , events_from: }}",
         kafka.brokers()
     );
     let service = support::start(&config);
+    eventually(SOON, "Kafka is there", || {
+        service.get("/health").status == 200
+    });
     send(&service, "before", 1).expect_status(202);
     kafka.hang(0);
     std::thread::scope(|scope| {
@@ -152,6 +158,11 @@ fn a_deliver_process_that_lags_brings_the_overflow_policy_to_every_door() {
         let overflow = format!("policy: {policy}, sample_rate: 0.5");
         let fleet = stuck_fleet(&format!("lagging.{policy}"), &overflow, &out);
         let (door, other) = (fleet.get("ingest-1"), fleet.get("ingest-2"));
+        for service in [door, other] {
+            eventually(SOON, "Kafka is there", || {
+                service.get("/health").status == 200
+            });
+        }
         send(door, "within", 100).expect_status(202);
         // The other one took nothing in: it sees the lag of the group.
         eventually(SOON, "every door knows", || backlog(other) == 100);

@@ -14,7 +14,7 @@ use telemetryx_ingestion::journal::{
     Assignment, Assignments, BatchLimit, Delivery, EncodedBatch, Journal, Subscription,
 };
 use telemetryx_ingestion::observe::Metrics;
-use telemetryx_testkit::Kafka;
+use telemetryx_testkit::{Kafka, eventually};
 use tokio::runtime::Runtime;
 
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -63,12 +63,11 @@ impl World {
         self.wait(open_at(&self.kafka.brokers(), topic, keys))
     }
 
-    /// Opens it, and it is well.
+    /// Opens it, and waits until it is well.
     #[track_caller]
     pub(crate) fn open(&self, topic: &str, keys: &str) -> Arc<KafkaJournal> {
         let journal = self.open_anyhow(topic, keys);
-        let status = journal.status();
-        assert!(status.is_ok(), "{status:?}");
+        eventually(SOON, "the journal is well", || journal.status().is_ok());
         journal
     }
 
