@@ -33,6 +33,7 @@ mod kafka;
 pub mod observe;
 mod pem;
 pub mod plugin;
+mod postgres;
 pub mod processors;
 pub mod query;
 pub mod redrive;

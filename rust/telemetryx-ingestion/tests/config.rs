@@ -283,7 +283,7 @@ routes:
     sink: {}
   - name: b
 journal:
-  engine: postgres
+  engine: postgrs
 roles: [ingest, cook]
 ";
     let errors = load("c.yaml", text, &[("TELEMETRYX_SHUTDOWN__TIMEOUT", "soon")]).unwrap_err();
@@ -300,10 +300,103 @@ c.yaml:10: auth.keys[0].sha256: it is not the SHA-256 of a key; write 64 hexadec
 c.yaml:12: routes[0].name: `a/b` contains '/'; write 1 to 64 of A-Z a-z 0-9 _ . - and not a dot first
 c.yaml:13: routes[0].sink.kind: is missing; write a text
 c.yaml:14: routes[1].sink: is missing; write a table of keys and values: Where its events go
-c.yaml:16: journal.engine: `postgres` is not in this version; write one of embedded, kafka
+c.yaml:16: journal.engine: is the text \"postgrs\"; write one of embedded, kafka, postgres
 c.yaml:17: roles[1]: is the text \"cook\"; write one of ingest, deliver, query
 TELEMETRYX_SHUTDOWN__TIMEOUT: shutdown.timeout: `soon` does not start with a number; write a duration with its unit, such as 200ms, 10s, 5m, 48h, 7d, from 0s to 1h";
     assert_eq!(errors, expected);
+}
+
+#[test]
+fn a_journal_in_postgres_says_what_is_wrong_and_shows_no_secret() {
+    for (keys, expected) in [
+        ("", "journal.postgres.url: or `url_file` is missing"),
+        (
+            "url: 'mysql://a@b/c'",
+            "journal.postgres.url: it must be `postgres://…`",
+        ),
+        (
+            "url: 'postgres://a@b/c', url_file: /x",
+            "journal.postgres.url: and `url_file` are both set",
+        ),
+        (
+            "url: 'postgres://a@b/c', schema: 'a b'",
+            "journal.postgres.schema: a name of 1 to 43",
+        ),
+        (
+            "url: 'postgres://a@b/c', schema: pg_a",
+            "journal.postgres.schema: names that begin with `pg_`",
+        ),
+        (
+            "url: 'postgres://a@b/c', tls: { ca_file: /no/such }",
+            "journal.postgres.tls.ca_file: `/no/such` cannot be read",
+        ),
+        (
+            "url: 'postgres://a@b/c', partitions: 129",
+            "journal.postgres.partitions: is the number 129",
+        ),
+    ] {
+        let errors = yaml(&format!(
+            "journal: {{ engine: postgres, postgres: {{ {keys} }} }}"
+        ))
+        .unwrap_err();
+        assert!(errors.contains(expected), "{expected}\n{errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+    }
+    let url = "postgres://me:hunter2@db/events";
+    let config = yaml(&format!(
+        "journal: {{ engine: postgres, postgres: {{ url: '{url}' }} }}"
+    ))
+    .unwrap();
+    let shown = format!("{} {config:?}", config.to_masked_yaml());
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn a_journal_in_postgres_has_the_defaults_of_the_hardened_worker_where_nothing_is_said() {
+    let journal = "journal: { engine: postgres, postgres: { url: 'postgres://a@b/c'";
+    let with = |rest: &str, env: &[(&str, &str)]| {
+        load("c.yaml", &format!("{journal}{rest}"), env).unwrap()
+    };
+    let routes = "routes: [ { name: a, sink: { kind: stdout } }, { name: b, sink: { kind: stdout }, batch: { max_events: 7 } } ]";
+    let of = |config: &Config| {
+        let batch = |route: usize| {
+            let batch = &config.routes[route].batch;
+            (
+                batch.max_events,
+                batch.flush_interval.map(|time| time.to_string()),
+            )
+        };
+        (
+            config.admission.overflow.max_backlog_events,
+            batch(0),
+            batch(1).0,
+        )
+    };
+    let config = with(&format!(" }} }}\n{routes}"), &[]);
+    assert_eq!(of(&config), (Some(1000), (25, Some("200ms".to_owned())), 7));
+    let limit = &config.admission.rate_limit;
+    assert_eq!((limit.enabled, limit.rps, limit.burst), (false, 100.0, 200));
+    assert_eq!(config.processing.queue_max_depth, 100);
+    let config = with(
+        &format!(", max_backlog: 50 }} }}\n{routes}"),
+        &[("OTEL_BATCH_MAX_SIZE", "9")],
+    );
+    assert_eq!(of(&config), (Some(50), (9, Some("200ms".to_owned())), 9));
+    let overflow = "admission: { overflow: { max_backlog_events: 60 } }";
+    let config = with(
+        &format!(", max_backlog: 50 }} }}\n{routes}\n{overflow}"),
+        &[("BATCH_FLUSH_INTERVAL_MS", "10")],
+    );
+    assert_eq!(of(&config), (Some(60), (25, Some("10ms".to_owned())), 7));
+    let config = with(
+        &format!(" }} }}\n{routes}\n{overflow}"),
+        &[("STAGING_MAX_BACKLOG", "70")],
+    );
+    assert_eq!(config.admission.overflow.max_backlog_events, Some(70));
+    // Another engine knows nothing of it.
+    let config = load("c.yaml", routes, &[]).unwrap();
+    assert_eq!(config.admission.overflow.max_backlog_events, None);
+    assert_eq!(config.routes[0].batch.max_events, 5000);
 }
 
 #[cfg(feature = "kafka")]

@@ -72,6 +72,10 @@ const INHERITED: [Inherited; 9] = [
     },
 ];
 
+/// What an earlier service that kept its events in PostgreSQL had where nobody said anything: most events in a batch, and how
+/// long one waits for more.
+const STAGED_BATCH: [(&str, &str); 2] = [("max_events", "25"), ("flush_interval", "200ms")];
+
 /// Where the earlier `processor.batch_size` of a file or variable goes.
 const BATCH_SIZE: &[&str] = &["routes", "*", "batch", "max_events"];
 
@@ -166,6 +170,47 @@ pub(super) fn adopt_batch_size(said: &mut Node) {
         let batch = route.entry("batch", &size.place);
         if batch.get("max_events").is_none() {
             *batch.entry("max_events", &size.place) = size.clone();
+        }
+    }
+}
+
+/// With the journal in PostgreSQL, what neither file nor variables say is as it was with an earlier service that kept its
+/// events there. (Of its other defaults, those that are built in are the same.)
+pub(super) fn adopt_staging_defaults(said: &mut Node) {
+    let at = |node: &Node, path: &[&str]| {
+        let found = path.iter().try_fold(node, |node, key| node.get(key));
+        found.cloned()
+    };
+    let engine = at(said, &["journal", "engine"]).map(|engine| engine.content);
+    if !matches!(engine, Some(Content::Text(name)) if name == "postgres") {
+        return;
+    }
+    // What was said and is no table is a mistake that is told of.
+    let may_grow = |node: Option<&Node>| {
+        node.is_none_or(|node| matches!(node.content, Content::Table(_) | Content::Null))
+    };
+    let place = Place::BuiltIn;
+    let overflow = at(said, &["admission", "overflow"]);
+    if may_grow(said.get("admission"))
+        && may_grow(overflow.as_ref())
+        && overflow.is_none_or(|overflow| overflow.get("max_backlog_events").is_none())
+    {
+        let built_in = || Node::from_json(&Config::default().journal.postgres.max_backlog.into());
+        let backlog = at(said, &["journal", "postgres", "max_backlog"]).unwrap_or_else(built_in);
+        let overflow = said.entry("admission", &place).entry("overflow", &place);
+        *overflow.entry("max_backlog_events", &place) = backlog;
+    }
+    for route in routes(said) {
+        if !matches!(route.content, Content::Table(_)) || !may_grow(route.get("batch")) {
+            continue;
+        }
+        let batch = route.entry("batch", &place);
+        for (key, value) in STAGED_BATCH {
+            if batch.get(key).is_none()
+                && let Ok(value) = parse_yaml(value)
+            {
+                *batch.entry(key, &place) = value.placed(&place);
+            }
         }
     }
 }

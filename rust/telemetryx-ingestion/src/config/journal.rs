@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::journal_kafka::KafkaJournalConfig;
+use super::journal_postgres::PostgresJournalConfig;
 use super::values::{ByteSize, Duration};
 
 /// Where accepted events become durable.
@@ -20,6 +21,9 @@ pub struct JournalConfig {
 
     /// The journal in a topic of Apache Kafka, which many processes may share.
     pub kafka: KafkaJournalConfig,
+
+    /// The journal in tables of PostgreSQL, which several processes may share.
+    pub postgres: PostgresJournalConfig,
 }
 
 /// Which journal is used.
@@ -31,6 +35,8 @@ pub enum JournalEngine {
     Embedded,
     /// A topic of Apache Kafka: any number of processes on any number of machines.
     Kafka,
+    /// Tables of PostgreSQL: several processes, for those who have a database and no Kafka.
+    Postgres,
 }
 
 impl JournalEngine {

@@ -108,6 +108,7 @@ impl Config {
         env::adopt_batch_size(&mut said);
         env::apply(&mut said, env, &mut errors);
         said.drop_unset();
+        env::adopt_staging_defaults(&mut said);
         build(&said, Origins::of_file(file), errors, plugins)
     }
 

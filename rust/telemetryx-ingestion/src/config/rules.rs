@@ -41,6 +41,7 @@ pub(super) fn settle(config: &mut Config, damaged: &BTreeSet<String>) -> Vec<Con
     }
     token(config, &mut errors);
     super::journal_kafka::settle(config, &mut errors);
+    super::journal_postgres::settle(config, &mut errors);
     super::webhook_rules::settle(config, &mut errors);
     errors
 }

@@ -85,6 +85,59 @@ impl Delivery {
         self.slices.push(slice);
     }
 
+    /// Adds as much of `slice` as fits `limit` and was not read before; what does not fit comes back, and this is full then.
+    pub fn add(&mut self, mut slice: Slice, limit: BatchLimit) -> Option<Slice> {
+        // A reader that starts inside a record gets all of it.
+        let passed = self.end.saturating_sub(slice.first);
+        if passed > 0 {
+            let passed = u32::try_from(passed).unwrap_or(u32::MAX).min(slice.events);
+            let (_, length) = wire::first_part(&slice.body, passed as usize, usize::MAX);
+            drop(slice.body.split_to(length));
+            slice.first += u64::from(passed);
+            slice.events -= passed;
+            if slice.events == 0 {
+                return None;
+            }
+        }
+        let so_far = usize::try_from(self.end - self.first).unwrap_or(usize::MAX);
+        let room = limit.events.saturating_sub(so_far);
+        let bytes = limit.bytes.saturating_sub(self.bytes);
+        if room == 0 || (bytes < slice.body.len() && !self.slices.is_empty()) {
+            return Some(slice);
+        }
+        let whole = slice.events as usize <= room && slice.body.len() <= bytes;
+        let (events, length) = if whole {
+            (slice.events, slice.body.len())
+        } else {
+            let (events, length) = wire::first_part(&slice.body, room, bytes);
+            // Bytes that are no events (the journal checked them, so this is a fault of ours) go on as they are.
+            if events == 0 {
+                (slice.events, slice.body.len())
+            } else {
+                (events as u32, length)
+            }
+        };
+        let body = slice.body.split_to(length);
+        self.push(Slice {
+            first: slice.first,
+            events,
+            body,
+        });
+        slice.first += u64::from(events);
+        slice.events -= events;
+        (slice.events > 0).then_some(slice)
+    }
+
+    /// Events up to `to` are not there.
+    pub fn miss(&mut self, to: u64, why: &str) {
+        if let Some(count) = to.checked_sub(self.end).filter(|count| *count > 0) {
+            self.missing += count;
+            self.gaps
+                .push(format!("{count} events from offset {}: {why}", self.end));
+            self.end = to;
+        }
+    }
+
     /// True if nothing was read, not even a gap.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use telemetryx_common::{Timestamp, wire};
+use telemetryx_common::Timestamp;
 use telemetryx_journal::{
     CursorError, Entry, FsyncPolicy, GapReason, Health, JournalOptions, MAX_STATE_BYTES, Observer,
     Offset, OpenError, ReadError, Reader, Record, Retention,
@@ -400,60 +400,27 @@ fn delivery_events(delivery: &Delivery) -> usize {
 fn take(delivery: &mut Delivery, entry: Entry, limit: BatchLimit) -> Option<Entry> {
     let mut record = match entry {
         Entry::Gap { from, to, reason } => {
-            let (from, to) = (from.get().max(delivery.end), to.get());
             if to > from {
                 let why = match reason {
                     GapReason::Expired => "removed before this route came to them",
                     GapReason::Damaged => "damaged on disk",
                 };
-                delivery.missing += to - from;
-                delivery
-                    .gaps
-                    .push(format!("{} events from offset {from}: {why}", to - from));
-                delivery.end = to;
+                delivery.miss(to.get(), why);
             }
             return None;
         }
         Entry::Record(record) => record,
     };
-    // A reader that starts inside a record gets all of it.
-    let passed = delivery.end.saturating_sub(record.first.get());
-    if passed > 0 {
-        let passed = u32::try_from(passed).unwrap_or(u32::MAX).min(record.events);
-        let (_, length) = wire::first_part(&record.body, passed as usize, usize::MAX);
-        drop(record.body.split_to(length));
-        record.first = record.first + u64::from(passed);
-        record.events -= passed;
-        if record.events == 0 {
-            return None;
-        }
-    }
-    let room = limit.events.saturating_sub(delivery_events(delivery));
-    let bytes = limit.bytes.saturating_sub(delivery.bytes);
-    if room == 0 || (bytes < record.body.len() && !delivery.slices.is_empty()) {
-        return Some(Entry::Record(record));
-    }
-    let whole = record.events as usize <= room && record.body.len() <= bytes;
-    let (events, length) = if whole {
-        (record.events, record.body.len())
-    } else {
-        let (events, length) = wire::first_part(&record.body, room, bytes);
-        // Bytes that are no events (the journal checked them, so this is a fault of ours) go on as they are.
-        if events == 0 {
-            (record.events, record.body.len())
-        } else {
-            (events as u32, length)
-        }
-    };
-    let body = record.body.split_to(length);
-    delivery.push(Slice {
+    let slice = Slice {
         first: record.first.get(),
-        events,
-        body,
-    });
-    record.first = record.first + u64::from(events);
-    record.events -= events;
-    (record.events > 0).then_some(Entry::Record(record))
+        events: record.events,
+        body: std::mem::take(&mut record.body),
+    };
+    let rest = delivery.add(slice, limit)?;
+    record.first = Offset::new(rest.first);
+    record.events = rest.events;
+    record.body = rest.body;
+    Some(Entry::Record(record))
 }
 
 impl From<CursorError> for JournalError {

@@ -9,6 +9,7 @@
 //! | `reserve.rs` | room on the disk for what routes must append to get on |
 //! | `delivery.rs` | events read for a route, cut at its batch limits |
 //! | `kafka/` | the engine in a topic of Apache Kafka |
+//! | `postgres/` | the engine in tables of PostgreSQL |
 //! | `table.rs` | what the processes of a fleet know alike |
 //!
 //! A journal is a set of partitions, each a log of its own: offsets number its events, in order. What has the same key is in
@@ -32,6 +33,7 @@ pub mod error;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 mod open;
+pub mod postgres;
 mod reserve;
 mod table;
 
@@ -312,6 +314,24 @@ pub trait Assignment: Send + Sync {
     /// # Errors
     /// [`JournalError`] if its position cannot be read; nothing is changed then.
     async fn open(&self) -> Result<Box<dyn Subscription>, JournalError>;
+
+    /// A delivery of it failed, and is tried again. For whoever looks into the journal; never waits.
+    fn failed(&self, _failure: FailedDelivery) {}
+}
+
+/// What became of a try to deliver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedDelivery {
+    /// Offset of the first event that is tried again.
+    pub first: u64,
+    /// Offset behind the last.
+    pub end: u64,
+    /// How often it failed.
+    pub attempts: u32,
+    /// Why, in words that hold no secret.
+    pub error: String,
+    /// When it is tried again, at the earliest.
+    pub again_in: Duration,
 }
 
 /// One route's reading of one partition.

@@ -21,6 +21,9 @@ pub enum OpenError {
     /// The one in a topic of Kafka.
     #[error("the journal in Kafka: {0}")]
     Kafka(String),
+    /// The one in tables of PostgreSQL.
+    #[error("the journal in PostgreSQL: {0}")]
+    Postgres(String),
 }
 
 /// What a journal is opened for.
@@ -70,6 +73,14 @@ pub async fn open(config: &Config, opened_for: OpenedFor) -> Result<Arc<dyn Jour
             let settings = &config.journal.kafka;
             let opened = super::kafka::KafkaJournal::open(settings, &routes, metrics).await;
             Ok(Arc::new(opened.map_err(OpenError::Kafka)?))
+        }
+        JournalEngine::Postgres => {
+            let OpenedFor {
+                routes, metrics, ..
+            } = opened_for;
+            let settings = &config.journal.postgres;
+            let opened = super::postgres::PostgresJournal::open(settings, &routes, metrics).await;
+            Ok(Arc::new(opened.map_err(OpenError::Postgres)?))
         }
         #[cfg(not(feature = "kafka"))]
         JournalEngine::Kafka => Err(OpenError::Kafka(

@@ -1,6 +1,7 @@
 //! One batch to the sink, until every event of it is delivered or dead; what the sink keeps of them made durable; and how
 //! long to wait for a sink that takes nothing.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -10,6 +11,7 @@ use super::breaker::Breaker;
 use super::handle::ReaderHandle;
 use super::shared_sink::{Delivered, SharedSink};
 use crate::config::RetryConfig;
+use crate::journal::{Assignment, FailedDelivery};
 use crate::sinks::RejectedBySink;
 
 /// How long a sink may take for one batch, or to write what it keeps, once the route shall end.
@@ -36,6 +38,8 @@ pub(super) struct Deliverer {
     pub(super) retry: RetryConfig,
     pub(super) breaker: Breaker,
     pub(super) handle: ReaderHandle,
+    /// Told of what fails.
+    pub(super) assignment: Arc<dyn Assignment>,
     /// How often the route went back since its last commit. As long as it has, what succeeds may only be what succeeded
     /// before: nobody says that all is well.
     pub(super) rewinds: u32,
@@ -75,7 +79,9 @@ impl Deliverer {
                         bury(batch, &message, &mut done);
                         break;
                     }
-                    self.wait(self.backoff(failures)).await?;
+                    let pause = self.backoff(failures);
+                    self.tell_failure(batch, failures, &error, pause);
+                    self.wait(pause).await?;
                 }
             }
         }
@@ -173,6 +179,20 @@ impl Deliverer {
         self.breaker.succeeded();
         if self.rewinds == 0 {
             self.handle.sink_is_up();
+        }
+    }
+
+    /// Tells the journal of events that wait to be tried again.
+    fn tell_failure(&self, batch: &EventBatch<'_>, attempts: u32, error: &str, pause: Duration) {
+        let offsets = || batch.offsets().map(|(offset, _)| offset);
+        if let (Some(first), Some(last)) = (offsets().min(), offsets().max()) {
+            self.assignment.failed(FailedDelivery {
+                first,
+                end: last + 1,
+                attempts,
+                error: error.to_owned(),
+                again_in: pause.max(self.breaker.closed_in(Instant::now())),
+            });
         }
     }
 

@@ -106,7 +106,7 @@ pub(super) struct Reader {
     pub(super) redriven: Vec<i64>,
     /// What the sink keeps back.
     pub(super) kept: Option<Kept>,
-    assignment: Box<dyn Assignment>,
+    assignment: Arc<dyn Assignment>,
     /// The subscription for the first run. (A lock only because the reader is shared between awaits.)
     opened: Mutex<Option<Result<Box<dyn Subscription>, RouteError>>>,
 }
@@ -120,6 +120,7 @@ impl Reader {
         assignment: Box<dyn Assignment>,
     ) -> Self {
         let settings = &common.settings;
+        let assignment: Arc<dyn Assignment> = assignment.into();
         let handle = common.handle.reader(assignment.partition());
         let steps = plugins.processors.into_iter().map(|(name, processor)| {
             let metrics = handle.metrics().plugin(&name);
@@ -145,6 +146,7 @@ impl Reader {
                 breaker: Breaker::new(&settings.breaker),
                 rewinds: 0,
                 handle: handle.clone(),
+                assignment: Arc::clone(&assignment),
                 drain: common.drain.child_token(),
                 stop: common.stop.child_token(),
             },

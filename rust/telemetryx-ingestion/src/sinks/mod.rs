@@ -48,7 +48,7 @@ pub(crate) mod secret;
 mod sqlite;
 mod stats;
 mod timeout;
-mod tls;
+pub(crate) mod tls;
 mod web;
 
 pub use emitter::{Emit, EmitError, Emitter};

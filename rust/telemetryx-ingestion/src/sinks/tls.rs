@@ -15,13 +15,13 @@ use crate::plugin::PluginError;
 /// The files that `tls` names.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct TlsFiles {
+pub(crate) struct TlsFiles {
     /// Authorities that may have signed the destination's certificate; none: those of the system.
-    ca_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
     /// Our own certificate, for a destination that asks for one.
-    cert_file: Option<PathBuf>,
+    pub(crate) cert_file: Option<PathBuf>,
     /// Its key.
-    key_file: Option<PathBuf>,
+    pub(crate) key_file: Option<PathBuf>,
 }
 
 impl TlsFiles {
@@ -30,7 +30,7 @@ impl TlsFiles {
     ///
     /// # Errors
     /// [`PluginError`]: the key, its file, what is wrong with it.
-    pub(super) fn client_config(&self) -> Result<ClientConfig, PluginError> {
+    pub(crate) fn client_config(&self) -> Result<ClientConfig, PluginError> {
         let wrong =
             |error: rustls::Error| PluginError::Unavailable(format!("`tls.cert_file`: {error}"));
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))

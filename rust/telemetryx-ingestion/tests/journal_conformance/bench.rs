@@ -3,13 +3,14 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use telemetryx_ingestion::config::{Config, Language};
 use telemetryx_ingestion::journal::{self, Committed, Journal, OpenError, OpenedFor};
 use telemetryx_ingestion::observe::Metrics;
-use telemetryx_testkit::Kafka;
+use telemetryx_testkit::{Kafka, Postgres};
 use tempfile::TempDir;
 
 use crate::reader::{soon, until};
@@ -19,6 +20,18 @@ use crate::reader::{soon, until};
 pub(crate) enum Engine {
     Embedded,
     Kafka,
+    Postgres,
+}
+
+/// One server for all tests; each has a schema of its own there.
+fn postgres() -> Arc<Postgres> {
+    static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock();
+    shared.upgrade().unwrap_or_else(|| {
+        let server = Arc::new(Postgres::start_with(&["max_connections=500"], |_| {}));
+        *shared = Arc::downgrade(&server);
+        server
+    })
 }
 
 /// A journal that nobody else knows, and how to open it.
@@ -34,6 +47,8 @@ enum Server {
     Embedded,
     /// A broker that all share, and a topic of its own.
     Kafka(Arc<Kafka>, String),
+    /// A server that all share, and a schema of its own.
+    Postgres(Arc<Postgres>, String),
 }
 
 /// Partitions, where there can be more than one.
@@ -65,6 +80,16 @@ impl Bench {
                 let elsewhere = journal(", session.timeout.ms: 2000");
                 let journal = journal("");
                 (Server::Kafka(kafka, topic), journal, elsewhere)
+            }
+            Engine::Postgres => {
+                let server = postgres();
+                let schema = format!("journal_{}", fastrand::u64(..));
+                let journal = format!(
+                    "engine: postgres, postgres: {{ url: '{}', schema: {schema}, partitions: {PARTITIONS}, \
+                     piece_size: 64KiB, lease: 3s }}",
+                    server.url()
+                );
+                (Server::Postgres(server, schema), journal.clone(), journal)
             }
         };
         let routes = ROUTES.map(|route| format!("{{ name: {route}, sink: {{ kind: stdout }} }}"));
@@ -101,7 +126,7 @@ impl Bench {
     pub(crate) fn is_shared(&self) -> bool {
         match self.server {
             Server::Embedded => false,
-            Server::Kafka(..) => true,
+            Server::Kafka(..) | Server::Postgres(..) => true,
         }
     }
 
@@ -141,6 +166,9 @@ impl Bench {
                 let deleted = tokio::task::spawn_blocking(move || kafka.delete_topic(&topic));
                 deleted.await.unwrap();
             }
+            Server::Postgres(server, schema) => {
+                server.sql(&format!("DROP SCHEMA {schema} CASCADE"));
+            }
         }
     }
 }
@@ -175,7 +203,7 @@ async fn try_open(config: &str) -> Result<Arc<dyn Journal>, OpenError> {
 /// One broker for all tests that run at the same time.
 fn kafka() -> Arc<Kafka> {
     static SHARED: Mutex<Weak<Kafka>> = Mutex::new(Weak::new());
-    let mut shared = SHARED.lock().unwrap();
+    let mut shared = SHARED.lock();
     shared.upgrade().unwrap_or_else(|| {
         let builder = Kafka::builder()
             .patient()

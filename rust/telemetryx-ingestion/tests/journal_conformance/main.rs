@@ -90,6 +90,7 @@ macro_rules! conforms {
 
 conforms!(embedded, crate::bench::Engine::Embedded);
 conforms!(kafka, crate::bench::Engine::Kafka);
+conforms!(postgres, crate::bench::Engine::Postgres);
 
 /// Not a test: what tests start as a process of its own. Does nothing where nobody asked for it.
 #[test]

@@ -250,9 +250,11 @@ pub(crate) async fn nothing_is_skipped_while_several_append(bench: Bench) {
     let mut reader = Reader::of(&*journal, "a").await;
     let done = Arc::new(AtomicBool::new(false));
     let mut reading = tokio::task::JoinSet::new();
-    for (_, mut part) in std::mem::take(&mut reader.parts) {
+    for (_, part) in std::mem::take(&mut reader.parts) {
         let done = Arc::clone(&done);
         reading.spawn(async move {
+            // All of it: the partition is another's once the assignment is dropped.
+            let mut part = part;
             let mut got = Vec::new();
             loop {
                 let ended = done.load(Ordering::SeqCst);

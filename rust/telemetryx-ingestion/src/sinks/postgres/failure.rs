@@ -1,11 +1,11 @@
 //! What the server's errors mean for a batch.
 
-use std::error::Error;
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
 use super::making::EXCLUSION;
+use crate::postgres::words;
 use crate::sinks::DeliverError;
 
 /// Why a batch was not stored.
@@ -98,14 +98,4 @@ impl From<tokio_postgres::Error> for Failure {
             _ => Self::Retry(message),
         }
     }
-}
-
-/// The server's own words, or why there are none.
-pub(super) fn words(error: &tokio_postgres::Error) -> String {
-    let Some(found) = error.as_db_error() else {
-        let cause = error.source().map(|cause| format!(": {cause}"));
-        return format!("{error}{}", cause.unwrap_or_default());
-    };
-    let detail = found.detail().map(|detail| format!(" ({detail})"));
-    format!("{}{}", found.message(), detail.unwrap_or_default())
 }

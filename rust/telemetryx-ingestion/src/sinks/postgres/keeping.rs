@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::types::Type;
 
-use super::connection::Connection;
 use super::encoding::micros;
 use super::failure::{Failure, within};
 use super::partitions::{self, PartitionBy, Partitions};
 use super::{Settings, Shared, making, schema};
 use crate::clock;
+use crate::postgres::Connection;
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(60);

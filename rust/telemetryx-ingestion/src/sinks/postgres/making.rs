@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio_postgres::types::Type;
 
-use super::connection::Connection;
 use super::encoding::COLUMNS;
 use super::failure::Failure;
 use super::partitions::{TimeRange, ranges, time_text};
 use super::{Settings, schema};
+use crate::postgres::Connection;
 
 /// How long none is made in the path of deliveries after one could not be made.
 const PAUSE: Duration = Duration::from_secs(300);

@@ -3,7 +3,6 @@
 //! | file | what |
 //! | --- | --- |
 //! | `mod.rs` | settings and the sink |
-//! | `connection.rs` | where the server is, TLS, passwords; how a session is set up |
 //! | `schema.rs` | tables, indexes, and their versions |
 //! | `partitions.rs` | which partitions there are, and which there should be |
 //! | `making.rs` | how one is made |
@@ -16,7 +15,6 @@
 //! A transaction holds the rows and how far the route is, so a batch that comes again is known as one. Whatever comes
 //! again, rows are unique by id and time, and one that is there is skipped.
 
-mod connection;
 mod encoding;
 mod failure;
 mod keeping;
@@ -34,7 +32,6 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use self::connection::{Connector, ServerConfig};
 use self::failure::{Failure, within};
 use self::making::Pause;
 use self::partitions::PartitionBy;
@@ -44,11 +41,10 @@ use super::tls::TlsFiles;
 use super::{DeliverError, RejectedBySink, Sink, SinkContext, SinkFactory, timeout};
 use crate::config::{Duration, Secret};
 use crate::plugin::{PluginError, settings};
+use crate::postgres::{Connector, NAME_BYTES_MAX, ServerConfig, quoted};
 use crate::query::EventStore;
 use crate::route::EventBatch;
 
-/// Bytes of a name that the server keeps.
-const NAME_BYTES_MAX: usize = 63;
 /// The longest ending that is put behind the table's name.
 const ENDING_BYTES_MAX: usize = 16;
 /// Partitions that the server still plans for quickly.
@@ -170,12 +166,6 @@ impl Settings {
     fn qualified(&self, name: &str) -> String {
         format!("{}.{}", self.schema, quoted(name, '"'))
     }
-}
-
-/// A name or a text for SQL.
-fn quoted(text: &str, quote: char) -> String {
-    let doubled: String = [quote, quote].iter().collect();
-    format!("{quote}{}{quote}", text.replace(quote, &doubled))
 }
 
 struct PostgresSink {

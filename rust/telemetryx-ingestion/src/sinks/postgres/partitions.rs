@@ -15,11 +15,11 @@ use telemetryx_common::Event;
 use tokio_postgres::types::Type;
 
 use super::Settings;
-use super::connection::Connection;
 use super::encoding::micros;
 use super::failure::Failure;
 use super::making::{self, Pause};
 use crate::clock;
+use crate::postgres::Connection;
 
 /// How far back partitions are made on demand where nothing says how long events are kept.
 const BACK: Duration = Duration::from_secs(31 * 24 * 60 * 60);

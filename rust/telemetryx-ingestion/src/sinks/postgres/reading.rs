@@ -16,9 +16,9 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use super::Shared;
-use super::connection::Connection;
 use super::encoding::{from_server, to_server};
-use super::failure::words;
+use crate::postgres::Connection;
+use crate::postgres::words;
 use crate::query::{Cursor, EventPage, EventQuery, EventStore, StoreError};
 
 /// Queries at the same time, each on a connection of its own.

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
-use super::connection::Connection;
 use super::failure::{Failure, within};
 use super::partitions::PartitionBy;
-use super::{PayloadType, Settings, quoted};
+use super::{PayloadType, Settings};
+use crate::postgres::{Connection, quoted};
 
 /// Steps from one version to the next; the first makes version 1. What was released is never changed.
 pub(super) const MIGRATIONS: &[Migration] = &[version_1];

@@ -6,10 +6,10 @@ use std::time::Duration;
 use telemetryx_common::{Event, Timestamp};
 use telemetryx_testkit::{Postgres, eventually};
 
-use super::connection::{Connection, Connector, ServerConfig};
 use super::partitions::{Partitions, TimeRange};
 use super::schema::{self, MIGRATIONS, Migration};
 use super::*;
+use crate::postgres::{Connection, Connector, ServerConfig, quoted};
 use crate::route::{Cause, Stretch};
 
 fn connector(postgres: &Postgres) -> Connector {
@@ -208,7 +208,10 @@ async fn an_event_of_a_time_for_which_a_partition_is_being_made_is_not_held_up()
     assert!(matches!(refused, Err(Failure::Excluded(_))), "{refused:?}");
     assert_eq!(constraints(&postgres), "0");
     let ended = validating.await.unwrap().unwrap_err();
-    assert!(failure::words(&ended).contains("canceling"), "{ended}");
+    assert!(
+        crate::postgres::words(&ended).contains("canceling"),
+        "{ended}"
+    );
     let mut writer = Writer::open(&shared).await.unwrap();
     writer.store(&shared, &batch).await.unwrap();
     let stored = format!("SELECT id FROM {}", shared.settings.events);

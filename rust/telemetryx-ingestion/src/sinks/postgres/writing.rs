@@ -14,12 +14,12 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{CopyInSink, SimpleQueryMessage, Statement};
 use uuid::Uuid;
 
-use super::connection::Connection;
 use super::encoding::{COLUMNS, CopyRows};
 use super::failure::{Failure, within};
 use super::partitions::Partitions;
 use super::schema::{self, MIGRATIONS};
-use super::{Settings, Shared, making, quoted};
+use super::{Settings, Shared, making};
+use crate::postgres::{Connection, quoted};
 use crate::route::{Cause, EventBatch, Stretch};
 
 /// For the session. A commit that is not on the server's disk is none.

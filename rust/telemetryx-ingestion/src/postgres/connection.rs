@@ -1,5 +1,6 @@
 //! A connection to the server: where it is, who we are, and how a session is set up.
 
+use std::future::poll_fn;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,12 +8,13 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::failure::words;
+use super::words;
 use crate::config::Secret;
 use crate::plugin::PluginError;
 use crate::sinks::secret::SinkSecret;
@@ -20,16 +22,16 @@ use crate::sinks::tls::TlsFiles;
 
 /// The keys that say where the server is.
 #[derive(Debug, Deserialize)]
-pub(super) struct ServerConfig {
-    pub(super) url: Option<Secret>,
-    pub(super) url_file: Option<PathBuf>,
-    pub(super) password_file: Option<PathBuf>,
-    pub(super) tls: Option<TlsFiles>,
+pub(crate) struct ServerConfig {
+    pub(crate) url: Option<Secret>,
+    pub(crate) url_file: Option<PathBuf>,
+    pub(crate) password_file: Option<PathBuf>,
+    pub(crate) tls: Option<TlsFiles>,
 }
 
 /// Opens connections.
 #[derive(Debug)]
-pub(super) struct Connector {
+pub(crate) struct Connector {
     url: SinkSecret,
     password: Option<SinkSecret>,
     tls: Option<TlsFiles>,
@@ -37,7 +39,7 @@ pub(super) struct Connector {
 }
 
 /// An open connection. Dropped, it is closed at once, whatever is under way.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     client: Client,
     driver: JoinHandle<()>,
 }
@@ -47,7 +49,7 @@ impl Connector {
     ///
     /// # Errors
     /// [`PluginError`] naming the key.
-    pub(super) fn new(config: ServerConfig, timeout: Duration) -> Result<Self, PluginError> {
+    pub(crate) fn new(config: ServerConfig, timeout: Duration) -> Result<Self, PluginError> {
         let url = SinkSecret::of("url", config.url, config.url_file)?;
         let url = url.ok_or_else(|| {
             PluginError::Settings(
@@ -72,7 +74,19 @@ impl Connector {
     ///
     /// # Errors
     /// The server's words, or why there are none.
-    pub(super) async fn open(&self, settings: &str) -> Result<Connection, String> {
+    pub(crate) async fn open(&self, settings: &str) -> Result<Connection, String> {
+        self.open_telling(settings, None).await
+    }
+
+    /// As [`open`](Self::open); what the session listens to goes to `heard`, which is dropped with the connection.
+    ///
+    /// # Errors
+    /// As of [`open`](Self::open).
+    pub(crate) async fn open_telling(
+        &self,
+        settings: &str,
+        heard: Option<UnboundedSender<Notification>>,
+    ) -> Result<Connection, String> {
         // Files may have changed since.
         let (server, tls) = tokio::task::block_in_place(|| {
             let server = self.server()?;
@@ -92,7 +106,7 @@ impl Connector {
                 .keepalives_idle(Duration::from_secs(30))
                 .keepalives_interval(Duration::from_secs(10))
                 .keepalives_retries(3);
-            let opening = self.connect(host, tls.clone(), settings);
+            let opening = self.connect(host, tls.clone(), settings, heard.clone());
             let words = match tokio::time::timeout(at_most, opening).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(words)) => words,
@@ -111,6 +125,7 @@ impl Connector {
         server: &Config,
         tls: Option<ClientConfig>,
         settings: &str,
+        heard: Option<UnboundedSender<Notification>>,
     ) -> Result<Connection, String> {
         let failed = |error| words(&error);
         let (client, driver) = match tls {
@@ -119,11 +134,11 @@ impl Connector {
                     .connect(MakeRustlsConnect::new(tls))
                     .await
                     .map_err(failed)?;
-                (client, drive(io)?)
+                (client, drive(io, heard)?)
             }
             None => {
                 let (client, io) = server.connect(NoTls).await.map_err(failed)?;
-                (client, drive(io)?)
+                (client, drive(io, heard)?)
             }
         };
         let connection = Connection { client, driver };
@@ -248,12 +263,13 @@ fn hosts(server: &Config) -> Vec<(String, Config)> {
 }
 
 /// Does the input and output of a connection until it ends.
-fn drive<S, T>(io: tokio_postgres::Connection<S, T>) -> Result<JoinHandle<()>, String>
+fn drive<S, T>(
+    mut io: tokio_postgres::Connection<S, T>,
+    heard: Option<UnboundedSender<Notification>>,
+) -> Result<JoinHandle<()>, String>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
-    T: AsyncRead + AsyncWrite + Unpin,
-    tokio_postgres::Connection<S, T>:
-        Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     // Any other has no place for some characters, and the server would refuse event after event for that.
     if let Some(encoding) = io.parameter("server_encoding")
@@ -264,8 +280,19 @@ where
         ));
     }
     Ok(tokio::spawn(async move {
-        if let Err(error) = io.await {
-            tracing::debug!(error = words(&error), "a connection to PostgreSQL ended");
+        while let Some(message) = poll_fn(|context| io.poll_message(context)).await {
+            match message {
+                Ok(AsyncMessage::Notification(notification)) => {
+                    if let Some(heard) = &heard {
+                        heard.send(notification).ok();
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(error = words(&error), "a connection to PostgreSQL ended");
+                    return;
+                }
+            }
         }
     }))
 }
