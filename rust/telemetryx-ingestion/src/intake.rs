@@ -24,7 +24,7 @@ use crate::admission::{
 use crate::clock;
 use crate::config::OnInvalid;
 use crate::control::{Control, ControlError, Stage};
-use crate::journal::{AppendError, Durability, EncodedBatch, Journal, Position};
+use crate::journal::{AppendError, EncodedBatch, Journal, Position};
 use crate::observe::{
     DoorBooks, Metrics, OverloadLog, ProtocolMetrics, ShedTally, SignatureFault, WebhookCounts,
     dead_letters,
@@ -120,8 +120,10 @@ pub struct Accepted {
     pub shed: u32,
     /// Where the others are; `None` if it dropped all.
     pub position: Option<Position>,
-    /// What durable means with this journal.
+    /// What durable means for them.
     pub durability: &'static str,
+    /// The identity that their receipt carries a trace of.
+    pub identity: u128,
     /// The events that were refused; the others are not affected.
     pub rejected: Rejections,
     /// What the client may still send, if a limiter is on.
@@ -371,6 +373,7 @@ impl Intake {
             shed: shed_events,
             position: None,
             durability: "shed",
+            identity: 0,
             rejected,
             allowance,
         };
@@ -398,8 +401,9 @@ impl Intake {
         self.book_shed(shed);
         protocol.accepted.increment(accepted.events.into());
         span.record("enqueue_time", display(seconds(decoded_at.elapsed())));
+        accepted.durability = self.journal.durability_of(&position).as_str();
+        accepted.identity = self.journal.identity_of(&position);
         accepted.position = Some(position);
-        accepted.durability = self.durability().as_str();
         Ok(accepted)
     }
 
@@ -434,12 +438,6 @@ impl Intake {
         self.books.unsigned.add(1);
         self.webhooks.signature_failed(webhook, fault);
         self.overload.signature_failed(webhook, fault, peer);
-    }
-
-    /// What a 202 promises.
-    #[must_use]
-    pub fn durability(&self) -> Durability {
-        self.journal.durability()
     }
 
     /// Decodes, validates and encodes in one pass: each event is in the cache when its turn comes.

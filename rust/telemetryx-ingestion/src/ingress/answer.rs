@@ -102,12 +102,11 @@ impl AsRef<[u8]> for Budgeted {
 /// What came of a request to take in events; without its errors if there is no memory for them.
 pub(super) fn taken(
     mut taken: Result<Accepted, Refusal>,
-    identity: u128,
     request_id: &RequestId,
     memory: &MemoryBudget,
 ) -> Answer {
     let tell = |taken: &Result<Accepted, Refusal>| match taken {
-        Ok(taken) => accepted(taken, identity, request_id),
+        Ok(taken) => accepted(taken, request_id),
         Err(refusal) => refused(refusal),
     };
     within_budget(tell(&taken), memory).unwrap_or_else(|| {
@@ -124,21 +123,16 @@ pub(super) fn omit_errors(taken: &mut Result<Accepted, Refusal>) {
 }
 
 /// 202: what was accepted, and the receipt for it.
-pub(super) fn accepted(accepted: &Accepted, identity: u128, request_id: &RequestId) -> Answer {
+pub(super) fn accepted(accepted: &Accepted, request_id: &RequestId) -> Answer {
     let mut body = Vec::with_capacity(192);
     body.push(b'{');
-    write_accepted(accepted, identity, request_id, &mut body);
+    write_accepted(accepted, request_id, &mut body);
     body.push(b'}');
     bytes(StatusCode::ACCEPTED, "application/json", body)
 }
 
 /// The fields of a 202, without the braces around them.
-pub(super) fn write_accepted(
-    accepted: &Accepted,
-    identity: u128,
-    request_id: &RequestId,
-    body: &mut Vec<u8>,
-) {
+pub(super) fn write_accepted(accepted: &Accepted, request_id: &RequestId, body: &mut Vec<u8>) {
     body.extend_from_slice(b"\"accepted\":");
     json::write_number(accepted.events.into(), body);
     body.extend_from_slice(b",\"rejected\":");
@@ -147,7 +141,7 @@ pub(super) fn write_accepted(
     json::write_str(request_id.as_str(), body);
     if let Some(position) = &accepted.position {
         body.extend_from_slice(b",\"receipt\":\"");
-        Receipt::new(position.clone(), identity).write_to(body);
+        Receipt::new(position.clone(), accepted.identity).write_to(body);
         body.push(b'"');
     }
     if accepted.shed > 0 && accepted.position.is_some() {

@@ -54,12 +54,7 @@ impl Ingest {
         let (peer, request_id) = (call.peer, call.request_id);
         let taken = self.door.counted(peer, request_id, self.take(call)).await;
         let intake = self.door.intake();
-        answer::taken(
-            taken,
-            intake.journal.identity(),
-            request_id,
-            &intake.answers,
-        )
+        answer::taken(taken, request_id, &intake.answers)
     }
 
     async fn take(&self, call: Call<'_>) -> Result<Accepted, Refusal> {

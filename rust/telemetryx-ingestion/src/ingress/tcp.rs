@@ -148,11 +148,10 @@ impl Frames {
     }
 
     fn told(&self, mut taken: Result<Accepted, Refusal>, request_id: &RequestId) -> Answered {
-        let identity = self.intake.journal.identity();
         let tell = |taken: &Result<Accepted, Refusal>| match taken {
             Ok(accepted) => object(202, |body| {
                 body.push(b',');
-                answer::write_accepted(accepted, identity, request_id, body);
+                answer::write_accepted(accepted, request_id, body);
             }),
             Err(refusal) => refused(refusal, request_id),
         };

@@ -95,7 +95,22 @@ impl EmbeddedJournal {
     }
 }
 
-struct GroupMetrics(Arc<Metrics>);
+/// Records how long syncs take and how many share one.
+pub(super) struct GroupMetrics(pub(super) Arc<Metrics>);
+
+/// What its caller is told of a batch that was not appended, of so many bytes.
+pub(super) fn refusal(fault: telemetryx_journal::AppendError, bytes: usize) -> AppendError {
+    use telemetryx_journal::AppendError as Fault;
+    match fault {
+        Fault::Full { .. } => AppendError::Full,
+        Fault::TooLarge { .. } => AppendError::TooLarge { bytes },
+        Fault::NoSpace => AppendError::NoSpace,
+        Fault::Closed => AppendError::Closed,
+        Fault::SyncFailed { .. } | Fault::Unhealthy { .. } | Fault::NoEvents => {
+            AppendError::Unwritable(fault.to_string())
+        }
+    }
+}
 
 impl Observer for GroupMetrics {
     fn group_committed(
@@ -125,25 +140,21 @@ impl Journal for EmbeddedJournal {
             .append(Record::new(batch.body, batch.events, earliest, latest))
             .await;
         self.metrics.append.record(started.elapsed().as_secs_f64());
-        use telemetryx_journal::AppendError as Fault;
         match position {
             Ok(position) => Ok(Position::of(Range {
                 partition: PARTITION,
                 first: position.first.get(),
                 events: position.events,
             })),
-            Err(Fault::Full { .. }) => Err(AppendError::Full),
-            Err(Fault::TooLarge { .. }) => Err(AppendError::TooLarge { bytes }),
-            Err(Fault::NoSpace) => {
+            Err(fault) => {
+                let refusal = refusal(fault, bytes);
                 // Whoever appends for a route tries again.
-                if let Some(reserve) = self.reserve.as_ref().filter(|_| is_own) {
+                if let (AppendError::NoSpace, Some(reserve), true) =
+                    (&refusal, &self.reserve, is_own)
+                {
                     reserve.spend();
                 }
-                Err(AppendError::NoSpace)
-            }
-            Err(Fault::Closed) => Err(AppendError::Closed),
-            Err(fault @ (Fault::SyncFailed { .. } | Fault::Unhealthy { .. } | Fault::NoEvents)) => {
-                Err(AppendError::Unwritable(fault.to_string()))
+                Err(refusal)
             }
         }
     }
@@ -203,6 +214,7 @@ impl Journal for EmbeddedJournal {
             bytes: status.bytes,
             damage: status.damage.iter().map(ToString::to_string).collect(),
             warnings: Vec::new(),
+            spill: None,
         }
     }
 

@@ -103,6 +103,17 @@ impl Position {
     }
 }
 
+/// Where the events of an append are now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    /// Those that are in partitions.
+    pub position: Position,
+    /// How many are in none yet: no route has had them.
+    pub waiting: u64,
+    /// How many nobody can tell any more.
+    pub forgotten: u64,
+}
+
 /// What a partition holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
@@ -210,6 +221,26 @@ pub struct JournalStatus {
     /// What is not as it should be, though events are accepted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Events that are kept elsewhere until they can be where they belong, if there are any or the next will be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spill: Option<SpillStatus>,
+}
+
+/// Events that were accepted and are kept on this machine, since the server that keeps the journal is away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SpillStatus {
+    /// Since when they are.
+    pub since: String,
+    /// Why; `None` once the server is back, while they are handed over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How many there are.
+    pub events: u64,
+    /// How many bytes they take.
+    pub bytes: u64,
+    /// When the oldest was accepted; `None` if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<String>,
 }
 
 impl JournalStatus {
@@ -234,6 +265,12 @@ pub trait Journal: Send + Sync {
     /// What a resolved append promises.
     fn durability(&self) -> Durability;
 
+    /// What the append that returned `position` promises.
+    fn durability_of(&self, position: &Position) -> Durability {
+        let _ = position;
+        self.durability()
+    }
+
     /// Takes part in reading for `route`; once a route and process.
     ///
     /// # Errors
@@ -242,6 +279,29 @@ pub trait Journal: Send + Sync {
 
     /// A name of this journal that no other has, nor one made anew in its place; receipts carry a trace of it.
     fn identity(&self) -> u128;
+
+    /// The identity that a receipt for `position` carries a trace of; one that no receipt has if no append returned it.
+    fn identity_of(&self, position: &Position) -> u128 {
+        let _ = position;
+        self.identity()
+    }
+
+    /// Where the events are now that an append put at `position`: an engine may have moved them since.
+    ///
+    /// # Errors
+    /// [`JournalError`] if it cannot be found out now.
+    async fn locate(&self, position: &Position) -> Result<Located, JournalError> {
+        Ok(Located {
+            position: position.clone(),
+            waiting: 0,
+            forgotten: 0,
+        })
+    }
+
+    /// Accepted events that are in no partition yet, as far as this process knows: pending for every route.
+    fn waiting(&self) -> u64 {
+        0
+    }
 
     /// What it says of itself.
     fn status(&self) -> JournalStatus;

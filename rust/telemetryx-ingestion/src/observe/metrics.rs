@@ -142,6 +142,12 @@ pub struct Metrics {
     pub group_events: Histogram,
     /// Bytes on disk.
     pub journal_bytes: Gauge,
+    /// Events kept on this machine while the server that keeps the journal is away.
+    pub spill_events: Gauge,
+    /// Bytes that they take.
+    pub spill_bytes: Gauge,
+    /// Events that were put there.
+    pub spilled: Counter,
     /// Bytes that may still be written to the file system of `data_dir`.
     pub data_dir_free: Gauge,
     /// Bytes that it holds in all.
@@ -189,6 +195,9 @@ impl Metrics {
             fsync: histogram!("journal_fsync_seconds"),
             group_events: histogram!("journal_batch_events"),
             journal_bytes: gauge!("journal_bytes"),
+            spill_events: gauge!("journal_spill_events"),
+            spill_bytes: gauge!("journal_spill_bytes"),
+            spilled: counter!("journal_spilled_events_total"),
             data_dir_free: gauge!("data_dir_free_bytes"),
             data_dir_size: gauge!("data_dir_size_bytes"),
             queue_depth: gauge!("ingestion_queue_depth"),
@@ -397,6 +406,10 @@ fn describe() {
         "Deliveries without a right signature, by webhook and fault; nothing of them is kept.",
     );
     count(
+        "journal_spilled_events_total",
+        "Events accepted onto this machine's disk because Kafka was away; they go to Kafka when it is back.",
+    );
+    count(
         "ingestion_connections_refused_total",
         "Connections closed at once: http.max_connections were open.",
     );
@@ -426,6 +439,14 @@ fn describe() {
     );
     describe_histogram!("journal_batch_events", "Events that one sync made durable.");
     value("journal_bytes", "Bytes that the journal takes on disk.");
+    value(
+        "journal_spill_events",
+        "Accepted events that wait on this machine's disk for Kafka to be back.",
+    );
+    value(
+        "journal_spill_bytes",
+        "Bytes that the events take which wait on this machine's disk for Kafka to be back.",
+    );
     value(
         "data_dir_free_bytes",
         "Bytes that may still be written to the file system of data_dir.",

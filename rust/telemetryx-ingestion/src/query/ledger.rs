@@ -10,7 +10,9 @@ use super::{Query, progress};
 pub fn ledger(of: &Query) -> Value {
     Handle::current().block_on(of.refresh());
     let routes = of.routes.iter().map(|route| {
-        let total = progress::Total::of(&progress::of_route(of, route));
+        // Counted before the partitions: an event that is handed over meanwhile is counted in both, never in neither.
+        let waiting = of.journal.waiting();
+        let total = progress::Total::of(&progress::of_route(of, route), waiting);
         let entry = json!({
             "delivered": total.books.delivered,
             "filtered": total.books.filtered,
@@ -23,7 +25,8 @@ pub fn ledger(of: &Query) -> Value {
     });
     let routes: Vec<_> = routes.collect();
     // All routes are shown beside one number: what came between looking at two of them is pending.
-    let accepted = of.accepted();
+    let seen = routes.iter().map(|(_, (seen, _))| *seen);
+    let accepted = seen.fold(of.accepted(), u64::max);
     let routes: Map<_, _> = routes
         .into_iter()
         .map(|(name, (seen, mut entry))| {

@@ -79,8 +79,9 @@ impl Query {
 
     /// How many events were accepted since the journal was made.
     fn accepted(&self) -> u64 {
+        let waiting = self.journal.waiting();
         let extents = self.journal.extents();
-        extents.iter().map(|extent| extent.end).sum()
+        extents.iter().map(|extent| extent.end).sum::<u64>() + waiting
     }
 }
 

@@ -29,8 +29,13 @@ pub(super) struct Total {
 }
 
 impl Total {
-    pub(super) fn of(partitions: &[PartitionProgress]) -> Self {
-        let mut total = Self::default();
+    /// Of a route in these partitions, with so many events before it that are in none yet.
+    pub(super) fn of(partitions: &[PartitionProgress], waiting: u64) -> Self {
+        let mut total = Self {
+            accepted: waiting,
+            pending: waiting,
+            ..Self::default()
+        };
         for it in partitions {
             total.accepted += it.extent.end;
             total.position += it.progress.position;

@@ -102,12 +102,20 @@ pub fn receipt(of: &Query, text: &str) -> Result<Value, Refusal> {
     let expired =
         || Refusal::NotFound("the receipt has expired: its events have left the journal".into());
     let receipt: Receipt = text.parse().map_err(|()| unknown())?;
-    if receipt != Receipt::new(receipt.position.clone(), of.journal.identity()) {
+    let identity = of.journal.identity_of(&receipt.position);
+    if receipt != Receipt::new(receipt.position.clone(), identity) {
         return Err(unknown());
     }
     let runtime = Handle::current();
-    runtime.block_on(of.refresh());
     let unavailable = |error: &dyn fmt::Display| Refusal::Unavailable(error.to_string());
+    // Where they are comes first: what is seen of the journal after that knows of it.
+    let located = runtime
+        .block_on(of.journal.locate(&receipt.position))
+        .map_err(|error| unavailable(&error))?;
+    if located.forgotten > 0 {
+        return Err(expired());
+    }
+    runtime.block_on(of.refresh());
     // The routes first: what they settle from here on is at worst shown as pending.
     let seen: Vec<_> = of
         .routes
@@ -115,8 +123,12 @@ pub fn receipt(of: &Query, text: &str) -> Result<Value, Refusal> {
         .map(|route| (route, progress::of_route(of, route)))
         .collect();
     let extents = of.journal.extents();
-    let mut found = vec![Found::default(); seen.len()];
-    for range in &receipt.position.ranges {
+    let waiting = Found {
+        pending: located.waiting,
+        ..Found::default()
+    };
+    let mut found = vec![waiting; seen.len()];
+    for range in &located.position.ranges {
         let extent = extents.iter().find(|it| it.partition == range.partition);
         let extent = extent.ok_or_else(unknown)?;
         if range.end() > extent.end {
@@ -157,8 +169,12 @@ pub fn receipt(of: &Query, text: &str) -> Result<Value, Refusal> {
     let routes: Map<_, _> = std::iter::zip(&seen, found)
         .map(|((route, _), found)| (route.name().to_owned(), found.shown()))
         .collect();
+    let durability = match located.waiting {
+        0 => of.journal.durability(),
+        _ => of.journal.durability_of(&receipt.position),
+    };
     Ok(json!({
-        "durability": of.journal.durability(),
+        "durability": durability,
         "events": receipt.position.events(),
         "routes": routes,
     }))

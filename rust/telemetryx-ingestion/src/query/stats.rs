@@ -113,7 +113,8 @@ struct Dated<T> {
 
 impl CountedBy {
     fn dated<T: Serialize>(&self, of: &Query, answer: T) -> Dated<T> {
-        let events = progress::Total::of(&progress::of_route(of, &self.route)).pending;
+        let waiting = of.journal.waiting();
+        let events = progress::Total::of(&progress::of_route(of, &self.route), waiting).pending;
         let since = self.store.behind_since(events);
         let behind = since.map(|since| Behind {
             events,

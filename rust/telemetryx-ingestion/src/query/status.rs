@@ -19,8 +19,9 @@ pub fn status(of: &Query) -> Value {
         .routes
         .iter()
         .map(|route| {
+            let waiting = of.journal.waiting();
             let partitions = progress::of_route(of, route);
-            let total = Total::of(&partitions);
+            let total = Total::of(&partitions, waiting);
             let status = route.status();
             let mut entry = json!({
                 "sink": route.kind(),
@@ -97,11 +98,11 @@ fn rate_limit(of: &Query) -> Value {
     )
 }
 
-/// 503 if the journal cannot write; 200 otherwise, `degraded` if a route's sink is down.
+/// 503 if nothing can be accepted; 200 otherwise, `degraded` if a route's sink is down or events are spilled.
 #[must_use]
 pub fn health(of: &Query) -> (StatusCode, Value) {
     let journal = of.journal.status();
-    let mut degraded = !journal.damage.is_empty();
+    let mut degraded = !journal.damage.is_empty() || journal.spill.is_some();
     let routes: Map<_, _> = of
         .routes
         .iter()
@@ -130,6 +131,9 @@ pub fn health(of: &Query) -> (StatusCode, Value) {
     if !journal.damage.is_empty() {
         part["damage"] = json!(journal.damage);
     }
+    if let Some(spill) = &journal.spill {
+        part["spill"] = json!(spill);
+    }
     (
         code,
         json!({ "status": status, "journal": part, "routes": routes }),
@@ -142,10 +146,15 @@ pub fn metrics(of: &Query) -> String {
     let metrics = &of.metrics;
     let journal = of.journal.status();
     metrics.journal_bytes.set(journal.bytes as f64);
+    let spilled = journal.spill.map(|spill| (spill.events, spill.bytes));
+    let (events, bytes) = spilled.unwrap_or_default();
+    metrics.spill_events.set(events as f64);
+    metrics.spill_bytes.set(bytes as f64);
     metrics.queue_depth.set(of.journal.backlog().events as f64);
     metrics.memory.set(of.intake.memory.used() as f64);
     for route in &of.routes {
-        let total = Total::of(&progress::of_route(of, route));
+        let waiting = of.journal.waiting();
+        let total = Total::of(&progress::of_route(of, route), waiting);
         let status = route.status();
         let handles = route.metrics();
         handles.lag_events.set(total.pending as f64);

@@ -59,6 +59,7 @@ pub(super) fn settled(taken: Result<Accepted, Refusal>) -> Result<Accepted, Refu
         shed: 0,
         position: None,
         durability: "",
+        identity: 0,
         rejected,
         allowance: None,
     })

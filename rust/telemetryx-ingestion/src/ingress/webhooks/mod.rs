@@ -144,10 +144,7 @@ impl Webhooks {
             Ok(Taken::Challenge(challenge)) => {
                 answer::bytes(StatusCode::OK, "text/plain", challenge)
             }
-            Ok(Taken::Event(accepted)) => {
-                let journal = &self.door.intake().journal;
-                answer::accepted(&accepted, journal.identity(), request_id)
-            }
+            Ok(Taken::Event(accepted)) => answer::accepted(&accepted, request_id),
             Err(refusal) => {
                 if let Refusal::Unsigned(fault) = refusal {
                     self.door.intake().unsigned(name, fault, peer.address.ip());

@@ -218,6 +218,7 @@ impl Journal for KafkaJournal {
             bytes: 0,
             damage: Vec::new(),
             warnings,
+            spill: None,
         }
     }
 
