@@ -255,6 +255,7 @@ impl Service {
         let opened_for = OpenedFor {
             routes: names.map(str::to_owned).collect(),
             routes_append: plugins.routes_append,
+            serves: true,
             metrics: Arc::clone(&metrics),
         };
         let journal = routes_runtime.block_on(journal::open(config, opened_for))?;

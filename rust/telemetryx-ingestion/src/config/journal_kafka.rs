@@ -11,7 +11,7 @@ use super::error::ConfigError;
 use super::journal::JournalEngine;
 use super::plugins::{mask, masked};
 use super::rules::wrong;
-use super::values::Duration;
+use super::values::{ByteSize, Duration};
 
 /// Settings of the engine `kafka`.
 ///
@@ -75,6 +75,19 @@ pub struct KafkaJournalConfig {
     #[schemars(extend("x-min" = "100ms", "x-max" = "5m"))]
     pub delivery_timeout: Duration,
 
+    /// What becomes of events while Kafka is away.
+    ///
+    /// Default: `none`.
+    pub spill: KafkaSpill,
+
+    /// The most that is kept with `spill: embedded`. Over it, requests are answered with 503.
+    ///
+    /// It takes up to 32 MiB more of the disk, which are taken from the start.
+    ///
+    /// Default: `4GiB`. Bounds: `1MiB` to `1024TiB`.
+    #[schemars(extend("x-min" = "1MiB", "x-max" = "1024TiB"))]
+    pub spill_max_bytes: ByteSize,
+
     /// Properties of librdkafka, for producers and consumers, such as `sasl.username` or `compression.type`.
     ///
     /// `sasl.password_file` names a file with the password. What would break a promise is refused.
@@ -98,6 +111,8 @@ impl Default for KafkaJournalConfig {
             group_prefix: "telemetryx".to_owned(),
             format: KafkaFormat::Protobuf,
             delivery_timeout: Duration::secs(10),
+            spill: KafkaSpill::None,
+            spill_max_bytes: ByteSize::gib(4),
             options: KafkaOptions::default(),
             tls: None,
         }
@@ -153,6 +168,18 @@ pub enum KafkaFormat {
     Protobuf,
     /// A JSON object in the form of `POST /ingest` plus `received_at`: larger, slower, and readable.
     Json,
+}
+
+/// What becomes of events while Kafka is away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KafkaSpill {
+    /// They are refused with 503, once `delivery_timeout` is over.
+    #[default]
+    None,
+    /// Processes with the role `ingest` keep them in a journal under `data_dir` and hand them to Kafka, in order, when it is
+    /// back. A 202 means then that this machine's disk has the event (`"durability": "fsynced"`).
+    Embedded,
 }
 
 /// Properties of librdkafka; whatever sounds like a secret is not shown.

@@ -69,7 +69,7 @@ pub use env::environment;
 pub use error::{ConfigError, ConfigErrors};
 pub use http::HttpConfig;
 pub use journal::{EmbeddedConfig, Fsync, JournalConfig, JournalEngine, JournalRetainConfig};
-pub use journal_kafka::{KafkaFormat, KafkaJournalConfig, KafkaTls};
+pub use journal_kafka::{KafkaFormat, KafkaJournalConfig, KafkaSpill, KafkaTls};
 pub use journal_postgres::{PostgresJournalConfig, PostgresTlsConfig};
 pub use load::Language;
 pub use otlp::OtlpConfig;

@@ -3,8 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+#[cfg(feature = "kafka")]
+use super::kafka::{KafkaJournal, SpillJournal};
 use super::{EmbeddedJournal, Journal};
 use crate::config::{Config, JournalEngine};
+#[cfg(feature = "kafka")]
+use crate::config::{KafkaSpill, Role};
 use crate::observe::Metrics;
 
 /// Why a journal cannot be opened. Nothing was changed.
@@ -24,6 +28,14 @@ pub enum OpenError {
     /// The one in tables of PostgreSQL.
     #[error("the journal in PostgreSQL: {0}")]
     Postgres(String),
+    /// What the one in a topic of Kafka keeps on this machine.
+    #[error("the spill in {}: {error}", path.display())]
+    Spill {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        error: String,
+    },
 }
 
 /// What a journal is opened for.
@@ -32,6 +44,8 @@ pub struct OpenedFor {
     pub routes: Vec<String>,
     /// True if routes append events themselves, and cannot get on if there is no room.
     pub routes_append: bool,
+    /// False for an operator's command, which may run beside a service with the same `data_dir`: nothing is opened there.
+    pub serves: bool,
     /// Where it counts.
     pub metrics: Arc<Metrics>,
 }
@@ -49,6 +63,7 @@ pub async fn open(config: &Config, opened_for: OpenedFor) -> Result<Arc<dyn Jour
                 routes,
                 routes_append,
                 metrics,
+                ..
             } = opened_for;
             let opened = EmbeddedJournal::open(&path, settings, routes_append, metrics);
             let journal = opened.map_err(|error| OpenError::Embedded {
@@ -68,11 +83,38 @@ pub async fn open(config: &Config, opened_for: OpenedFor) -> Result<Arc<dyn Jour
         #[cfg(feature = "kafka")]
         JournalEngine::Kafka => {
             let OpenedFor {
-                routes, metrics, ..
+                routes,
+                metrics,
+                serves,
+                ..
             } = opened_for;
             let settings = &config.journal.kafka;
-            let opened = super::kafka::KafkaJournal::open(settings, &routes, metrics).await;
-            Ok(Arc::new(opened.map_err(OpenError::Kafka)?))
+            if !serves {
+                let opened = KafkaJournal::open(settings, &routes, metrics).await;
+                return Ok(Arc::new(opened.map_err(OpenError::Kafka)?));
+            }
+            let path = config.data_dir.join("spill").join("journal");
+            let of_spill = |error| OpenError::Spill {
+                path: path.clone(),
+                error,
+            };
+            let left = super::kafka::left_over(&path).map_err(of_spill)?;
+            if settings.spill == KafkaSpill::None && left > 0 {
+                return Err(of_spill(format!(
+                    "it holds {left} accepted events that Kafka does not have yet: set journal.kafka.spill: embedded, at \
+                     least until they are handed over"
+                )));
+            }
+            let opened = KafkaJournal::open(settings, &routes, Arc::clone(&metrics)).await;
+            let kafka = Arc::new(opened.map_err(OpenError::Kafka)?);
+            if settings.spill == KafkaSpill::None {
+                return Ok(kafka);
+            }
+            let accepts = config.has(Role::Ingest);
+            let folder = (accepts || left > 0).then_some(&*path);
+            let bytes_max = settings.spill_max_bytes.bytes();
+            let journal = SpillJournal::open(kafka, folder, accepts, bytes_max, metrics);
+            Ok(Arc::new(journal.map_err(of_spill)?))
         }
         JournalEngine::Postgres => {
             let OpenedFor {

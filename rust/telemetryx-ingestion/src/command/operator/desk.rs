@@ -77,6 +77,7 @@ impl Desk {
         let opened_for = OpenedFor {
             routes: names.map(str::to_owned).collect(),
             routes_append: false,
+            serves: false,
             metrics: Arc::new(Metrics::install()),
         };
         let journal = runtime

@@ -7,6 +7,8 @@
 //! journal/used/<generation>              there are events under that name; written before the first is acknowledged
 //! ```
 //!
+//! (`journal/probe` and `journal/spill/…` are the engine's as well, and others' business.)
+//!
 //! A topic that holds nothing at all, and never did, though events are known under its name, is another one: its processes
 //! claim a name of the next generation. Retention takes events and leaves offsets, so it is not mistaken for that.
 

@@ -16,6 +16,7 @@
 //! | `scan.rs` | reads without a position of its own |
 //! | `decode.rs` | a message as an event |
 //! | `table.rs` | what all processes know alike, in the topic `<topic>.control` |
+//! | `spill/` | `spill: embedded`: the door stays open while Kafka is away |
 //!
 //! An append resolves when the brokers have acknowledged every message of the batch. What is not acknowledged within
 //! `journal.kafka.delivery_timeout` fails; some of it may be in the topic all the same, and is delivered then.
@@ -33,6 +34,7 @@ mod reader;
 mod scan;
 mod seen;
 mod settings;
+mod spill;
 mod subscription;
 mod table;
 mod topic;
@@ -47,18 +49,21 @@ use telemetryx_common::{Timestamp, wire};
 use self::producer::{SendError, Sender};
 use self::scan::Scanners;
 use self::settings::Settings;
+pub use self::spill::{SpillJournal, left_over};
 use self::table::ControlTable;
 use self::watch::Watch;
 use super::{
     AppendError, Assignments, Backlog, BatchLimit, Committed, Delivery, Durability, EncodedBatch,
     Extent, Journal, JournalError, JournalStatus, Position, SharedTable,
 };
-use crate::config::KafkaJournalConfig;
+use crate::config::{KafkaJournalConfig, KafkaSpill};
 use crate::kafka::message::{self, Scratch};
 use crate::observe::Metrics;
 
 /// How long the start waits for Kafka before it goes on without.
 const START_WAIT_MAX: Duration = Duration::from_secs(5);
+/// The same where the door opens without it.
+const START_WAIT_WITH_SPILL_MAX: Duration = Duration::from_secs(1);
 /// So many events are handed to librdkafka without giving way to others.
 const EVENTS_AT_ONCE: usize = 512;
 /// What a message takes beside key and value, at most, but for headers of unusual length.
@@ -91,14 +96,13 @@ impl KafkaJournal {
     ) -> Result<Self, String> {
         let settings = Settings::read(config).map_err(|mistakes| mistakes.join("; "))?;
         let watch = Watch::start(Arc::new(settings), routes)?;
-        tokio::time::timeout(START_WAIT_MAX, watch.ready())
-            .await
-            .ok();
+        let patience = match config.spill {
+            KafkaSpill::None => START_WAIT_MAX,
+            KafkaSpill::Embedded => START_WAIT_WITH_SPILL_MAX,
+        };
+        tokio::time::timeout(patience, watch.ready()).await.ok();
         if let Some(problem) = watch.seen().problem() {
-            tracing::warn!(
-                reason = problem.reason,
-                "Kafka is not there yet: nothing is accepted until it is"
-            );
+            tracing::warn!(reason = problem.reason, "Kafka is not there yet");
         }
         Ok(Self {
             scanners: Arc::new(Scanners::new(Arc::clone(&watch))),
@@ -111,20 +115,9 @@ impl KafkaJournal {
     async fn send(&self, batch: &EncodedBatch, sender: &Sender) -> Result<Position, SendError> {
         let settings = self.watch.settings();
         let deadline = tokio::time::Instant::now() + settings.delivery_timeout;
-        let most = sender.message_bytes_max();
         // Nothing is sent of a batch that cannot be sent whole.
-        if batch.body.len() + HEADERS_BYTES > most {
-            let too_large = |event: &telemetryx_common::Event<'_>| {
-                let text = event.payload.len() + event.attributes.iter().map(size).sum::<usize>();
-                let size = |text: usize| text + event.key().len() + 1024 + HEADERS_BYTES;
-                size(text) > most
-            };
-            if wire::events(&batch.body)
-                .flatten()
-                .any(|event| too_large(&event))
-            {
-                return Err(SendError::TooLarge);
-            }
+        if !fits(batch, sender.message_bytes_max()) {
+            return Err(SendError::TooLarge);
         }
         let sending = sender.begin(batch.events, batch.body.len())?;
         let mut scratch = Scratch::default();
@@ -155,16 +148,30 @@ impl KafkaJournal {
     }
 }
 
+/// True if each event fits into a message of so many bytes.
+fn fits(batch: &EncodedBatch, most: usize) -> bool {
+    let too_large = |event: &telemetryx_common::Event<'_>| {
+        let text = event.payload.len() + event.attributes.iter().map(size).sum::<usize>();
+        text + event.key().len() + 1024 + HEADERS_BYTES > most
+    };
+    batch.body.len() + HEADERS_BYTES <= most
+        || !wire::events(&batch.body)
+            .flatten()
+            .any(|event| too_large(&event))
+}
+
 fn size((name, value): &(impl AsRef<str>, impl AsRef<str>)) -> usize {
     name.as_ref().len() + value.as_ref().len()
 }
 
-#[async_trait]
-impl Journal for KafkaJournal {
-    async fn append(&self, batch: EncodedBatch) -> Result<Position, AppendError> {
+impl KafkaJournal {
+    async fn append_with(
+        &self,
+        batch: EncodedBatch,
+        sender: &Sender,
+    ) -> Result<Position, AppendError> {
         let started = Instant::now();
-        let sender = self.watch.sender()?;
-        let sent = self.send(&batch, &sender).await;
+        let sent = self.send(&batch, sender).await;
         self.metrics.append.record(started.elapsed().as_secs_f64());
         let position = match sent {
             Ok(position) => position,
@@ -185,9 +192,17 @@ impl Journal for KafkaJournal {
                 return Err(AppendError::Unavailable(words));
             }
         };
-        let told = self.watch.appended(&position, &sender).await;
+        let told = self.watch.appended(&position, sender).await;
         told.map_err(AppendError::Unavailable)?;
         Ok(position)
+    }
+}
+
+#[async_trait]
+impl Journal for KafkaJournal {
+    async fn append(&self, batch: EncodedBatch) -> Result<Position, AppendError> {
+        let sender = self.watch.sender()?;
+        self.append_with(batch, &sender).await
     }
 
     fn durability(&self) -> Durability {

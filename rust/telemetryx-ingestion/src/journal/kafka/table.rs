@@ -54,8 +54,9 @@ impl SharedTable for ControlTable {
         let stop = Arc::new(AtomicBool::new(false));
         let (watch, stopped) = (Arc::clone(&self.watch), Arc::clone(&stop));
         let thread = std::thread::Builder::new().name("kafka-table".to_owned());
+        let wants = |name: &str| !name.starts_with(OWN);
         thread
-            .spawn(move || follow(&watch, &stopped, on))
+            .spawn(move || follow(&watch, &stopped, wants, on))
             .map_err(|error| JournalError::Io(error.to_string()))?;
         Ok(Box::new(Following(stop)))
     }
@@ -160,7 +161,13 @@ fn end(settings: &Settings) -> Result<u64, String> {
     Ok(u64::try_from(high).unwrap_or_default())
 }
 
-fn follow(watch: &Watch, stop: &AtomicBool, mut on: Box<dyn FnMut(TableChange) + Send>) {
+/// Tells of the entries whose names are wanted until it is stopped; blocks.
+pub(super) fn follow(
+    watch: &Watch,
+    stop: &AtomicBool,
+    wants: impl Fn(&str) -> bool,
+    mut on: impl FnMut(TableChange),
+) {
     let (mut next, mut up_to_date) = (0, false);
     let stops = || stop.load(Ordering::Relaxed) || watch.is_closed();
     let mut identity = watch.seen().identity();
@@ -206,7 +213,7 @@ fn follow(watch: &Watch, stop: &AtomicBool, mut on: Box<dyn FnMut(TableChange) +
                     let Ok(name) = std::str::from_utf8(key) else {
                         continue;
                     };
-                    if name.is_empty() || name.starts_with(OWN) {
+                    if name.is_empty() || !wants(name) {
                         continue;
                     }
                     on(TableChange::Value {

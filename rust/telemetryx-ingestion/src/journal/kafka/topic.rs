@@ -16,7 +16,7 @@ use crate::kafka::settings::words;
 /// The largest message of a topic that is made here: an event of the largest size that a door may take, and some more.
 const MESSAGE_BYTES_MAX: usize = 10 << 20;
 /// What a topic takes if it cannot be asked: Kafka's own default.
-const MESSAGE_BYTES_USUAL: usize = 1_048_588;
+pub(super) const MESSAGE_BYTES_USUAL: usize = 1_048_588;
 
 /// More than is said between two looks.
 const SAID_AT_ONCE: usize = 64;

@@ -128,6 +128,12 @@ impl Watch {
         }
     }
 
+    /// The largest message that the topic takes, once that is known.
+    pub(super) fn message_bytes_max(&self) -> Option<usize> {
+        let sender = self.sender.load();
+        sender.as_ref().map(|sender| sender.message_bytes_max())
+    }
+
     /// Events are there. Before the first is told to anybody, all must know that there are some.
     ///
     /// # Errors
