@@ -419,7 +419,7 @@ fn a_journal_in_kafka_says_every_mistake_and_takes_brokers_as_list_or_text() {
     assert_eq!(errors.lines().count(), 7, "{errors}");
     for brokers in ["[a:1, 'b']", "'a:1, b'"] {
         let kafka = format!(
-            "brokers: {brokers}, tls: {{}}, options: {{ sasl.mechanism: PLAIN, sasl.password: hunter2 }}"
+            "brokers: {brokers}, tls: {{}}, options: {{ sasl.mechanism: PLAIN, sasl.username: u, sasl.password: hunter2 }}"
         );
         let config = yaml(&format!(
             "journal: {{ engine: kafka, kafka: {{ {kafka} }} }}"

@@ -9,12 +9,15 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use certificates::{Authority, Pair};
-use support::{SOON, service};
+use support::service;
 use telemetryx_testkit::{Kafka, Service, ServiceBuilder, eventually};
 use tempfile::TempDir;
 
+/// How long something that should come soon may take on a busy machine.
+const SOON: Duration = Duration::from_secs(60);
 const PASSWORD: &str = "correct-horse";
 const WRONG: &str = "battery-staple";
 
