@@ -115,7 +115,8 @@ impl Security {
             for (name, value) in VERIFIED {
                 client.set(name, value);
             }
-            self.certificates(client, tls.unwrap_or(&KafkaTls::default()), mistakes);
+            let none = KafkaTls::default();
+            self.certificates(client, tls.unwrap_or(&none), mistakes);
         } else if let Some(name) = tls_option(client, self) {
             mistakes.push(format!(
                 "`options.{name}`: `security.protocol` is `{protocol}`, and must be `ssl` or `sasl_ssl`"
