@@ -195,6 +195,7 @@ async fn try_open(config: &str) -> Result<Arc<dyn Journal>, OpenError> {
     let opened_for = OpenedFor {
         routes: ROUTES.map(str::to_owned).to_vec(),
         routes_append: false,
+        serves: true,
         metrics: Arc::clone(&METRICS),
     };
     journal::open(&config, opened_for).await

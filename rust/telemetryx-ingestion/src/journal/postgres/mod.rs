@@ -169,6 +169,7 @@ impl Journal for PostgresJournal {
             bytes: seen.bytes(),
             damage: Vec::new(),
             warnings,
+            spill: None,
         }
     }
 
