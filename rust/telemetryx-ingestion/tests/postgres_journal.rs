@@ -10,7 +10,9 @@ use serde_json::json;
 use support::{Load, SOON, assert_books_balance, retry_after, settle};
 use telemetryx_testkit::{Postgres, Proxy, Service, ServiceBuilder, eventually};
 
-/// As long as two minutes, if somebody wants to see more of it.
+/// How long the first tables may take on a busy machine.
+const START: Duration = Duration::from_secs(120);
+/// Seconds of a longer run, for those who want to see more of it.
 const LONG_RUN: &str = "TELEMETRYX_TEST_QUEUE_SECONDS";
 
 fn service(postgres: &Postgres, journal: &str, rest: &str) -> ServiceBuilder {
@@ -30,6 +32,13 @@ fn store(url: &str) -> String {
     )
 }
 
+/// Once it takes events.
+fn started(service: ServiceBuilder) -> Service {
+    let service = service.start();
+    eventually(START, "it is well", || service.get("/health").status == 200);
+    service
+}
+
 fn post(service: &Service, ids: impl IntoIterator<Item = impl AsRef<str>>) -> u16 {
     service.post_json("/ingest", support::events(ids)).status
 }
@@ -41,12 +50,11 @@ fn number(postgres: &Postgres, sql: &str) -> i64 {
 #[test]
 fn requests_share_commits_and_each_is_a_row() {
     let postgres = Postgres::start();
-    let service = service(
+    let service = started(service(
         &postgres,
         "",
         "routes: []\nadmission: { overflow: { max_backlog_events: 1000000 } }",
-    )
-    .start();
+    ));
     let answer = service
         .post_json("/ingest", support::event("first"))
         .expect_status(202);
@@ -83,7 +91,7 @@ fn the_view_tells_what_is_pending_failed_and_complete() {
         "routes: [ {}, {{ name: lines, sink: {{ kind: file, path: out.ndjson }} }} ]",
         store(&url)
     );
-    let service = service(&postgres, "", &routes).start();
+    let service = started(service(&postgres, "", &routes));
     for id in ["a", "b", "c"] {
         assert_eq!(post(&service, [id]), 202);
     }
@@ -140,7 +148,7 @@ fn a_full_backlog_is_rejected_dropped_or_sampled() {
             )
         );
         let journal = format!(", schema: {policy}, max_backlog: 20");
-        let service = service(&postgres, &journal, &rest).start();
+        let service = started(service(&postgres, &journal, &rest));
         for turn in 0..20 {
             assert_eq!(post(&service, [format!("{turn}")]), 202, "{policy} {turn}");
         }
@@ -180,7 +188,7 @@ fn the_server_is_killed_under_load_and_nothing_acknowledged_is_lost() {
         "routes: [ {} ]\nadmission: {{ overflow: {{ max_backlog_events: 1000000 }} }}",
         store(&postgres.url())
     );
-    let service = service(&postgres, ", delivery_timeout: 2s", &rest).start();
+    let service = started(service(&postgres, ", delivery_timeout: 2s", &rest));
     let load = Load::start(&service, "killed", 6, 5, 50);
     load.wait_for(100);
     for _ in 0..2 {
@@ -244,12 +252,11 @@ fn pieces_that_nobody_needs_are_dropped_and_nothing_bloats() {
     let postgres = Postgres::start_with(&["autovacuum_naptime=1s"], |_| {});
     let rest = "routes: [ { name: lines, sink: { kind: file, path: out.ndjson, rotate: { bytes: 16MiB } } } ]\n\
                 admission: { overflow: { max_backlog_events: 1000000 } }";
-    let service = service(
+    let service = started(service(
         &postgres,
         ", piece_size: 256KiB, retain: { bytes: 0B }",
         rest,
-    )
-    .start();
+    ));
     let load = Load::start(&service, "bloat", 4, 20, 200);
     let begun = Instant::now();
     let mut sizes = Vec::new();
@@ -318,11 +325,11 @@ fn a_route_that_left_the_config_is_said_to_hold_back_what_is_kept() {
     let with = |name: &str| {
         format!("routes: [ {{ name: {name}, sink: {{ kind: file, path: out.ndjson }} }} ]")
     };
-    let mut service = service(&postgres, "", &with("old")).start();
+    let mut service = started(service(&postgres, "", &with("old")));
     assert_eq!(post(&service, ["a"]), 202);
     settle(&service);
     service.terminate();
-    let service = self::service(&postgres, "", &with("new")).start();
+    let service = started(self::service(&postgres, "", &with("new")));
     eventually(SOON, "it is said", || {
         let warnings = service.get("/status").json()["journal"]["warnings"].clone();
         warnings
@@ -340,7 +347,7 @@ fn a_route_that_left_the_config_is_said_to_hold_back_what_is_kept() {
 #[test]
 fn settings_of_the_server_that_break_the_promise_are_said() {
     let postgres = Postgres::start_with(&["fsync=off", "synchronous_commit=off"], |_| {});
-    let service = service(&postgres, "", "routes: []").start();
+    let service = started(service(&postgres, "", "routes: []"));
     eventually(SOON, "it is said", || {
         let warnings = service.get("/status").json()["journal"]["warnings"].to_string();
         warnings.contains("fsync = off")

@@ -43,11 +43,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use telemetryx_common::Timestamp;
+use tokio::runtime::{Builder, Runtime};
 
 use self::core::Core;
 use self::settings::Settings;
 use self::table::ControlTable;
-use self::writer::Writer;
 use super::{
     AppendError, Assignments, Backlog, BatchLimit, Committed, Delivery, Durability, EncodedBatch,
     Extent, Journal, JournalError, JournalStatus, Position, SharedTable,
@@ -57,6 +57,8 @@ use crate::observe::Metrics;
 
 /// How long the start waits for the server before it goes on without.
 const START_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long the end of a handle that was not closed takes at the most.
+const LEAVE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// The largest batch.
 const BATCH_BYTES_MAX: usize = 64 << 20;
 
@@ -73,7 +75,9 @@ pub struct PostgresJournal {
     metrics: Arc<Metrics>,
     /// What keeps the lease; it ends once the server knows that this process is gone.
     keeping: parking_lot::Mutex<Option<tokio::task::JoinHandle<()>>>,
-    _writer: Writer,
+    /// Threads of its own, which are never as nice as those of the routes: who says too late that it lives loses its
+    /// partitions.
+    runtime: Option<Runtime>,
 }
 
 impl PostgresJournal {
@@ -88,15 +92,30 @@ impl PostgresJournal {
         metrics: Arc<Metrics>,
     ) -> Result<Self, String> {
         let core = Arc::new(Core::new(Settings::read(config)?, routes));
-        let writer = Writer::start(Arc::clone(&core), Arc::clone(&metrics))?;
-        spawn(&core, |core| async move { core.keep_looking().await });
-        spawn(&core, |core| async move { listen::listen(&core).await });
-        spawn(&core, |core| async move { keeper::keep(&core).await });
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("journal")
+            .enable_all()
+            .build()
+            .map_err(|error| error.to_string())?;
+        runtime.spawn(writer::write(Arc::clone(&core), Arc::clone(&metrics)));
         spawn(
+            &runtime,
             &core,
-            |core| async move { members::keep_failures(&core).await },
+            |core| async move { core.keep_looking().await },
         );
-        let keeping = tokio::spawn(members::keep(Arc::clone(&core)));
+        spawn(&runtime, &core, |core| async move {
+            listen::listen(&core).await
+        });
+        spawn(
+            &runtime,
+            &core,
+            |core| async move { keeper::keep(&core).await },
+        );
+        spawn(&runtime, &core, |core| async move {
+            members::keep_failures(&core).await
+        });
+        let keeping = runtime.spawn(members::keep(Arc::clone(&core)));
         tokio::time::timeout(START_WAIT_MAX, core.ready())
             .await
             .ok();
@@ -107,21 +126,25 @@ impl PostgresJournal {
             );
         }
         Ok(Self {
-            table: Arc::new(ControlTable::new(Arc::clone(&core))),
+            table: Arc::new(ControlTable::new(
+                Arc::clone(&core),
+                runtime.handle().clone(),
+            )),
             core,
             metrics,
             keeping: parking_lot::Mutex::new(Some(keeping)),
-            _writer: writer,
+            runtime: Some(runtime),
         })
     }
 }
 
 /// Does it beside all else.
 fn spawn<F: Future<Output = ()> + Send + 'static>(
+    runtime: &Runtime,
     core: &Arc<Core>,
     work: impl FnOnce(Arc<Core>) -> F,
 ) {
-    tokio::spawn(work(Arc::clone(core)));
+    runtime.spawn(work(Arc::clone(core)));
 }
 
 #[async_trait]
@@ -226,5 +249,18 @@ impl Journal for PostgresJournal {
 impl Drop for PostgresJournal {
     fn drop(&mut self) {
         self.core.stop();
+        let Some(runtime) = self.runtime.take() else {
+            return;
+        };
+        let Some(keeping) = self.keeping.lock().take() else {
+            return runtime.shutdown_background();
+        };
+        // Others shall know soon that this process reads nothing any more.
+        std::thread::spawn(move || {
+            runtime.block_on(async {
+                tokio::time::timeout(LEAVE_WAIT_MAX, keeping).await.ok();
+            });
+            runtime.shutdown_background();
+        });
     }
 }

@@ -41,11 +41,8 @@ pub(super) struct ControlTable {
 
 impl ControlTable {
     /// Who follows is told of on a thread; what is told is read on this runtime.
-    pub(super) fn new(core: Arc<Core>) -> Self {
-        Self {
-            core,
-            runtime: tokio::runtime::Handle::current(),
-        }
+    pub(super) fn new(core: Arc<Core>, runtime: tokio::runtime::Handle) -> Self {
+        Self { core, runtime }
     }
 }
 

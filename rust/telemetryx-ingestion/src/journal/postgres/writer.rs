@@ -1,13 +1,10 @@
 //! The one task that writes to the queue: it takes all that waits, up to a bound, and writes it in one round trip with one
 //! commit; then everybody who waited is told. While that commit is under way, the next group gathers: no timer.
-//!
-//! It has a thread of its own, which is never as nice as those of the routes.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::types::ToSql;
 
 use super::super::{AppendError, Position, Range};
@@ -28,39 +25,8 @@ const PROBE: &str = "UPDATE {s}.partitions SET piece = piece WHERE partition = 0
 const PAUSE: Duration = Duration::from_millis(200);
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
-/// See the module.
-pub(super) struct Writer {
-    runtime: Option<Runtime>,
-}
-
-impl Writer {
-    /// Starts writing what comes into the queue of `core`.
-    ///
-    /// # Errors
-    /// No thread can be started.
-    pub(super) fn start(core: Arc<Core>, metrics: Arc<Metrics>) -> Result<Self, String> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("journal-append")
-            .enable_all()
-            .build()
-            .map_err(|error| error.to_string())?;
-        runtime.spawn(write(core, metrics));
-        Ok(Self {
-            runtime: Some(runtime),
-        })
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-async fn write(core: Arc<Core>, metrics: Arc<Metrics>) {
+/// Writes what comes into the queue, until it is closed and empty.
+pub(super) async fn write(core: Arc<Core>, metrics: Arc<Metrics>) {
     let link = Link::new(Arc::clone(core.settings()), SETUP);
     loop {
         let is_failing = core
