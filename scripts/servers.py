@@ -156,7 +156,8 @@ class Kafka(Child):
                                              self.dir / "properties"], stdout=log, stderr=log, env=self.environment())
         begun = time.monotonic()
         while "Kafka Server started" not in (self.dir / "log").read_text(errors="replace"):
-            if self.process.poll() is not None or time.monotonic() - begun > 60:
+            # Java takes its time where everything else is busy as well.
+            if self.process.poll() is not None or time.monotonic() - begun > 180:
                 raise RuntimeError("Kafka did not start")
             time.sleep(0.05)
 

@@ -19,6 +19,7 @@ use crate::service::free_port;
 use crate::tools::tool;
 pub use topics::KafkaMessage;
 
+/// Java takes its time where everything else is busy as well.
 const READY_WAIT_MAX: Duration = Duration::from_secs(180);
 /// The id of every cluster, as the tool that formats wants it.
 const CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qk";

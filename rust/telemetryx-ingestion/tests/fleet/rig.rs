@@ -12,7 +12,7 @@ use crate::support::{self, Load, Tally};
 /// How soon all is well again once the trouble is over.
 pub(crate) const RECOVERED_WITHIN: Duration = Duration::from_secs(30);
 /// How long the fleet may take to find its partitions at the start.
-pub(crate) const START: Duration = Duration::from_secs(60);
+pub(crate) const START: Duration = Duration::from_secs(120);
 /// Shorter than the built-in one, so that the tests need not wait as long.
 const SESSION: Duration = Duration::from_secs(6);
 /// The processes and their roles.
