@@ -57,6 +57,16 @@ pub enum ControlError {
         /// What SQLite said.
         source: rusqlite::Error,
     },
+    /// A newer version of the service made the file. **Upgrade.**
+    #[error("{}: it has schema version {version}, this binary knows {known}: use a newer one", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// What it has.
+        version: i64,
+        /// What this binary knows.
+        known: i64,
+    },
     /// Too many requests wait, or the service is going down.
     #[error("the control file is busy")]
     Busy,

@@ -10,6 +10,9 @@ use super::ControlError;
 /// The file's name in the data directory.
 pub const FILE: &str = "control.db";
 
+/// What this version writes into `user_version`. A file of a newer version is refused.
+const VERSION: i64 = 1;
+
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS dead_letters (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -55,7 +58,6 @@ const SCHEMA: &str = "
     CREATE INDEX IF NOT EXISTS replays_pending ON replays (route) WHERE state = 'pending';
     CREATE TABLE IF NOT EXISTS born (id INTEGER PRIMARY KEY CHECK (id = 1), at INTEGER NOT NULL);
     CREATE TABLE IF NOT EXISTS door (id INTEGER PRIMARY KEY CHECK (id = 1), totals TEXT NOT NULL);
-    PRAGMA user_version = 1;
 ";
 
 /// Files of before there were partitions. Only adds, so that the version that made such a file can still use it.
@@ -68,9 +70,9 @@ const ADD_PARTITIONS: &str = "
 /// Opens or makes the control file at `path`.
 ///
 /// # Errors
-/// [`ControlError`] if it cannot be opened or is not one of ours.
+/// [`ControlError`] if it cannot be opened or is not one of ours; one of a newer version is left as it is.
 pub fn open(path: &Path) -> Result<Connection, ControlError> {
-    let db = prepare(Connection::open(path), path)?;
+    let (db, _) = prepare(Connection::open(path), path)?;
     db.pragma_update(None, "journal_mode", "WAL")
         .and_then(|()| make_tables(&db))
         .map_err(|source| ControlError::Sqlite {
@@ -93,6 +95,7 @@ fn make_tables(db: &Connection) -> rusqlite::Result<()> {
         transaction.execute_batch(ADD_PARTITIONS)?;
     }
     transaction.execute_batch(SCHEMA)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()
 }
 
@@ -103,34 +106,40 @@ fn make_tables(db: &Connection) -> rusqlite::Result<()> {
 /// [`ControlError`] if it cannot be opened or is not one of ours.
 pub fn open_existing(path: &Path) -> Result<Connection, ControlError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = prepare(Connection::open_with_flags(path, flags), path)?;
-    let version = db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
-    version
-        .and_then(|version| match version {
-            0 => make_tables(&db),
-            _ => Ok(()),
-        })
-        .map_err(|source| ControlError::Sqlite {
+    let (db, version) = prepare(Connection::open_with_flags(path, flags), path)?;
+    if version < VERSION {
+        make_tables(&db).map_err(|source| ControlError::Sqlite {
             path: path.to_owned(),
             source,
         })?;
+    }
     Ok(db)
 }
 
+/// The connection as it is used here, and which version the file has.
 fn prepare(
     connection: rusqlite::Result<Connection>,
     path: &Path,
-) -> Result<Connection, ControlError> {
-    connection
-        .and_then(|db| {
-            db.busy_timeout(Duration::from_secs(5))?;
-            // A dead letter must be on disk before its route moves on.
-            db.pragma_update(None, "synchronous", "FULL")?;
-            db.pragma_update(None, "cache_size", -1024)?;
-            Ok(db)
-        })
-        .map_err(|source| ControlError::Sqlite {
-            path: path.to_owned(),
+) -> Result<(Connection, i64), ControlError> {
+    let prepared = connection.and_then(|db| {
+        db.busy_timeout(Duration::from_secs(5))?;
+        // A dead letter must be on disk before its route moves on.
+        db.pragma_update(None, "synchronous", "FULL")?;
+        db.pragma_update(None, "cache_size", -1024)?;
+        let version = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        Ok((db, version))
+    });
+    let path = || path.to_owned();
+    match prepared {
+        Ok((_, version)) if version > VERSION => Err(ControlError::Newer {
+            path: path(),
+            version,
+            known: VERSION,
+        }),
+        Ok(prepared) => Ok(prepared),
+        Err(source) => Err(ControlError::Sqlite {
+            path: path(),
             source,
-        })
+        }),
+    }
 }

@@ -116,3 +116,23 @@ async fn replay_of_several_partitions_is_one_request() {
     assert_eq!(replays::get(&db, id).unwrap().state(), ReplayState::Failed);
     assert!(replays::get(&db, id + 1).is_err(), "a part has no number");
 }
+
+#[test]
+fn file_of_a_newer_version_is_refused_and_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    drop(open(&path).unwrap());
+    let db = Connection::open(&path).unwrap();
+    db.pragma_update(None, "user_version", 7).unwrap();
+    for opened in [open(&path), open_existing(&path)] {
+        let words = opened.unwrap_err().to_string();
+        assert!(
+            words.ends_with("it has schema version 7, this binary knows 1: use a newer one"),
+            "{words}"
+        );
+    }
+    let version: i64 = db
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(version, 7);
+}
