@@ -14,9 +14,10 @@ use crate::clock;
 pub(super) struct Problem {
     pub(super) reason: String,
     pub(super) since: Timestamp,
-    pub(super) begun: Instant,
-    /// Kafka answers, and did not acknowledge: only an acknowledgement ends it.
+    /// What was sent is not acknowledged: only an acknowledgement ends it.
     pub(super) of_appends: bool,
+    /// Since when it does not answer either, if so.
+    pub(super) unreachable: Option<Instant>,
 }
 
 /// See the module.
@@ -215,11 +216,11 @@ impl Seen {
     /// Kafka was asked, and answered.
     pub(super) fn answered(&self) {
         let mut view = self.0.lock();
-        if view
-            .problem
-            .as_ref()
-            .is_some_and(|problem| !problem.of_appends)
-        {
+        let Some(problem) = &mut view.problem else {
+            return;
+        };
+        problem.unreachable = None;
+        if !problem.of_appends {
             view.problem = None;
             drop(view);
             tracing::info!("Kafka is there");
@@ -229,17 +230,19 @@ impl Seen {
     /// Something cannot be done.
     pub(super) fn failed(&self, reason: &str, of_appends: bool) {
         let mut view = self.0.lock();
+        let now = (!of_appends).then(Instant::now);
         match &mut view.problem {
             Some(problem) => {
                 reason.clone_into(&mut problem.reason);
                 problem.of_appends |= of_appends;
+                problem.unreachable = problem.unreachable.or(now);
             }
             None => {
                 view.problem = Some(Problem {
                     reason: reason.to_owned(),
                     since: clock::now(),
-                    begun: Instant::now(),
                     of_appends,
+                    unreachable: now,
                 });
                 drop(view);
                 tracing::warn!(reason, "the journal cannot be written");
@@ -321,5 +324,26 @@ mod tests {
         seen.committed("b", commit(0, 29));
         assert_eq!(seen.backlog(), 20, "of `a`");
         assert_eq!(seen.lags().len(), 4);
+    }
+
+    #[test]
+    fn kafka_is_unreachable_until_it_answers_whatever_becomes_of_appends() {
+        let seen = Seen::default();
+        let unreachable = || seen.problem().is_some_and(|it| it.unreachable.is_some());
+        seen.failed("no acknowledgement", true);
+        assert!(!unreachable());
+        seen.failed("no answer", false);
+        let since = seen.problem().unwrap().unreachable;
+        seen.failed("no acknowledgement", true);
+        assert!(unreachable());
+        assert_eq!(seen.problem().unwrap().unreachable, since);
+        seen.answered();
+        assert!(!unreachable() && seen.problem().unwrap().of_appends);
+        seen.acknowledged();
+        assert!(seen.problem().is_none());
+        seen.failed("no answer", false);
+        assert!(unreachable());
+        seen.answered();
+        assert!(seen.problem().is_none());
     }
 }

@@ -116,8 +116,9 @@ impl Watch {
         let sender = self.sender.load_full().filter(|_| self.is_ready());
         match (sender, problem) {
             (Some(_), Some(problem))
-                if !problem.of_appends
-                    && problem.begun.elapsed() > self.settings.delivery_timeout =>
+                if problem
+                    .unreachable
+                    .is_some_and(|since| since.elapsed() > self.settings.delivery_timeout) =>
             {
                 Err(AppendError::Unavailable(problem.reason))
             }
@@ -198,7 +199,8 @@ impl Watch {
         self.wake.notify_all();
         let done = looked.wait_for(|looked| *looked >= wanted);
         let done = tokio::time::timeout(LOOK_WAIT_MAX, done).await;
-        let problem = self.seen.problem().filter(|problem| !problem.of_appends);
+        let problem = self.seen.problem();
+        let problem = problem.filter(|problem| problem.unreachable.is_some());
         match (done, problem) {
             (Ok(Ok(_)), None) => Ok(()),
             (_, Some(problem)) => Err(JournalError::Io(problem.reason)),
