@@ -3,7 +3,7 @@
 CARGO ?= cargo
 DATA ?= ./data
 
-.PHONY: help run test lint doc bench stress stress-verify fleet soak fuzz crash-test check-deploy check-image clean
+.PHONY: help run test lint doc bench stress stress-verify fleet soak drills fuzz crash-test check-deploy check-image clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ fleet: ## broker, PostgreSQL, Redis and four processes, every part killed under 
 soak: ## the same with faults of all kinds, one every 10 seconds, for ten minutes; memory and disk must stay flat
 	scripts/install-servers
 	scripts/fleet --soak 10m --fault-every 10s
+
+drills: ## every entry of the runbook tried on real servers (some minutes; as root, for those that fill a disk)
+	scripts/install-servers
+	scripts/drills
 
 stress: ## the simulation with a million schedules, and 200 kills
 	TELEMETRYX_SCHEDULES=1000000 $(CARGO) test --release -p telemetryx-journal --features sim --test simulation -- --nocapture
