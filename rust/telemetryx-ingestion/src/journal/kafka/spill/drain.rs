@@ -59,6 +59,8 @@ pub(super) struct Drain {
 pub(super) struct Work {
     reader: Option<Reader>,
     sender: Option<Sender>,
+    /// Which clients are to be used: of these the sender is.
+    clients: u64,
     acknowledged: Option<Instant>,
     /// Events since the spill was empty.
     handed_over: u64,
@@ -321,7 +323,9 @@ impl Drain {
         let most = self.watch.message_bytes_max();
         let most = most.ok_or_else(|| "the topic is not known".to_owned())?;
         let work = &mut self.work;
-        let kept = work.sender.take();
+        let clients = self.watch.clients();
+        let kept = work.sender.take().filter(|_| work.clients == clients);
+        work.clients = clients;
         let kept = kept.filter(|kept| kept.message_bytes_max() == most && kept.fatal().is_none());
         let sender = match kept {
             Some(kept) => kept,
@@ -354,8 +358,9 @@ impl Drain {
             return Ok(Position { ranges });
         }
         let (settings, stop) = (Arc::clone(self.watch.settings()), self.stop.clone());
-        let id = self.store.id();
+        let (id, watch) = (self.store.id(), Arc::clone(&self.watch));
         let sender = self.sender()?;
+        let clients = watch.clients();
         let bytes = next.records.iter().map(|record| record.body.len()).sum();
         let sending = sender
             .begin(u32::try_from(count).unwrap_or(u32::MAX), bytes)
@@ -396,6 +401,10 @@ impl Drain {
                 () = tokio::time::sleep(PAUSE) => {
                     if clock.noticed() {
                         sender.wake(&settings.topic, PAUSE);
+                    }
+                    if watch.clients() != clients {
+                        let words = "its passwords or certificates are no longer those of now";
+                        return Err(Trouble::Failed(words.to_owned()));
                     }
                 }
             }
