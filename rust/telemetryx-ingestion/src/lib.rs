@@ -10,6 +10,7 @@
 //! | [`validators`], [`processors`], [`sinks`] | plug-ins, one file each |
 //! | [`journal`] | where accepted events become durable |
 //! | [`route`] | the loop that delivers them |
+//! | [`moving`] | a journal from one engine to another, by way of a file |
 //! | [`control`], [`redrive`] | dead letters and replays |
 //! | [`findings`] | what sinks hand back, accepted |
 //! | [`counters`], [`query`] | what can be asked |
@@ -30,6 +31,7 @@ pub mod intake;
 pub mod journal;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod moving;
 pub mod observe;
 mod pem;
 pub mod plugin;

@@ -119,6 +119,11 @@ fn build_plugins(config: &Config) -> Result<AllPlugins, Vec<ConfigError>> {
     }
 }
 
+/// The processors and the sink of the route at this place, which run nowhere and reach no server.
+pub(crate) fn plugins_of_route(config: &Config, place: usize) -> Result<Plugins, Vec<ConfigError>> {
+    route_plugins(config, place, &Emitter::default())
+}
+
 /// The processors and the sink of the route at this place.
 fn route_plugins(
     config: &Config,

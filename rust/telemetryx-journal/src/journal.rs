@@ -205,6 +205,13 @@ impl Journal {
         Cursor::open(&self.handle.shared, name)
     }
 
+    /// Where the cursor of this name stands on disk, and what was saved with it, opened or not; `None` if there is none.
+    ///
+    /// Blocks for reading two small files.
+    pub fn saved(&self, name: &str) -> Result<Option<(Offset, Vec<u8>)>, CursorError> {
+        cursor::saved(&self.handle.shared, name)
+    }
+
     /// The cursors on disk, by name, opened or not.
     #[must_use]
     pub fn cursor_names(&self) -> Vec<String> {

@@ -160,6 +160,11 @@ impl ServiceBuilder {
         Ok(service)
     }
 
+    /// Starts nothing: for the commands of one that is not running.
+    pub fn start_nothing(self) -> Service {
+        self.prepare()
+    }
+
     /// Runs another subcommand of the binary to its end, with the same settings and data directory.
     pub fn run(self, arguments: &[&str]) -> Exit {
         self.prepare().run(arguments)

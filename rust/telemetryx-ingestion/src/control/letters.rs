@@ -374,17 +374,30 @@ impl Control {
         letters: Vec<DeadLetter>,
         memory: Option<MemoryPermit>,
     ) -> Result<(), ControlError> {
+        let at = clock::now().unix_nanos();
+        let letters = letters.into_iter().map(|letter| (at, letter)).collect();
+        self.keep_since(letters, memory).await
+    }
+
+    /// As [`keep`](Self::keep), of letters that have been dead since these times, in nanoseconds since 1970.
+    ///
+    /// # Errors
+    /// [`ControlError`]: none may be on disk; try again.
+    pub async fn keep_since(
+        &self,
+        letters: Vec<(i64, DeadLetter)>,
+        memory: Option<MemoryPermit>,
+    ) -> Result<(), ControlError> {
         let file = match &self.keeper {
             Keeper::File(file) => file,
             Keeper::Fleet(fleet) => return fleet.keep(letters, memory).await,
         };
-        let at = clock::now().unix_nanos();
         file.write(move |db| {
             let mut insert = db.prepare_cached(
                 "INSERT INTO dead_letters (at, route, stage, code, field, message, partition, position, format, body, request_id)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING",
             )?;
-            for letter in letters {
+            for (at, letter) in letters {
                 insert.execute(params![
                     at,
                     letter.route,

@@ -196,6 +196,23 @@ impl Control {
         Ok(at.map_or_else(clock::now, Timestamp::from_unix_nanos))
     }
 
+    /// Says since when the books are kept: those of the journal that this one takes over from go on here.
+    ///
+    /// # Errors
+    /// [`ControlError`]; try again.
+    pub async fn set_since(&self, since: Timestamp) -> Result<(), ControlError> {
+        let at = since.unix_nanos();
+        match &self.keeper {
+            Keeper::File(file) => {
+                let set = move |db: &Connection| {
+                    db.execute("INSERT OR REPLACE INTO born VALUES (1, ?1)", [at])
+                };
+                file.write(set).await.map(drop)
+            }
+            Keeper::Fleet(fleet) => fleet.set_born(at).await,
+        }
+    }
+
     /// What the door's books of this process go on from: what was last saved. In a fleet each process begins anew.
     ///
     /// # Errors

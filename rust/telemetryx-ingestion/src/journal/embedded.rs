@@ -231,6 +231,20 @@ impl Journal for EmbeddedJournal {
         Vec::new()
     }
 
+    async fn saved(&self, route: &str) -> Result<Vec<Committed>, JournalError> {
+        let saved = tokio::task::block_in_place(|| self.journal.saved(route))?;
+        let committed = saved.map(|(position, state)| Committed {
+            partition: PARTITION,
+            position: position.get(),
+            state: state.into(),
+        });
+        Ok(committed.into_iter().collect())
+    }
+
+    fn state_bytes_max(&self) -> usize {
+        MAX_STATE_BYTES
+    }
+
     async fn refresh(&self) -> Result<(), JournalError> {
         Ok(())
     }

@@ -40,7 +40,7 @@ mod table;
 pub use delivery::{Delivery, Slice};
 pub use embedded::EmbeddedJournal;
 pub use error::{AppendError, JournalError};
-pub use open::{OpenError, OpenedFor, is_shared, open};
+pub use open::{OpenError, OpenedFor, how_to_empty, is_made, is_shared, open};
 pub use table::{Entry, Followed, SharedTable, TableChange};
 
 /// Events that were decoded, validated and encoded, ready to become durable together.
@@ -314,6 +314,22 @@ pub trait Journal: Send + Sync {
 
     /// How far `route` is, whoever reads for it. A partition without a commit is not in it.
     fn commits(&self, route: &str) -> Vec<Committed>;
+
+    /// How far `route` is, as it was saved last: read anew, wherever it is kept. A partition without a commit is not in it.
+    ///
+    /// # Errors
+    /// [`JournalError`] if it cannot be read, or is damaged.
+    async fn saved(&self, route: &str) -> Result<Vec<Committed>, JournalError> {
+        // One that is asked for the first time is looked at from now on.
+        self.commits(route);
+        self.refresh().await?;
+        Ok(self.commits(route))
+    }
+
+    /// The most bytes that can be saved with a position.
+    fn state_bytes_max(&self) -> usize {
+        usize::MAX
+    }
 
     /// Sees anew what others may have changed.
     ///

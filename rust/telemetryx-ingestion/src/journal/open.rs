@@ -38,6 +38,17 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// True if another process has it open.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        let Self::Embedded { error, .. } = self else {
+            return false;
+        };
+        matches!(error, telemetryx_journal::OpenError::Locked { .. })
+    }
+}
+
 /// What a journal is opened for.
 pub struct OpenedFor {
     /// The names of the routes.
@@ -128,6 +139,34 @@ pub async fn open(config: &Config, opened_for: OpenedFor) -> Result<Arc<dyn Jour
         JournalEngine::Kafka => Err(OpenError::Kafka(
             "this build has no Kafka client".to_owned(),
         )),
+    }
+}
+
+/// False if the journal that the config names would be made by opening it. One that a server keeps is only known once it
+/// is open.
+#[must_use]
+pub fn is_made(config: &Config) -> bool {
+    match config.journal.engine {
+        JournalEngine::Embedded => config.data_dir.join("journal").is_dir(),
+        JournalEngine::Kafka => true,
+    }
+}
+
+/// How an operator makes the journal that the config names an empty one, for a person.
+#[must_use]
+pub fn how_to_empty(config: &Config) -> String {
+    match config.journal.engine {
+        JournalEngine::Embedded => {
+            let dir = config.data_dir.display();
+            format!("with the service stopped, `rm -r {dir}/journal {dir}/control.db*`")
+        }
+        JournalEngine::Kafka => {
+            let topic = &config.journal.kafka.topic;
+            format!(
+                "with every process of the fleet stopped, delete the topics `{topic}` and `{topic}.control`, or name \
+                 another one in `journal.kafka.topic`"
+            )
+        }
     }
 }
 

@@ -9,10 +9,17 @@ use super::{Query, progress};
 #[must_use]
 pub fn ledger(of: &Query) -> Value {
     Handle::current().block_on(of.refresh());
-    let routes = of.routes.iter().map(|route| {
+    let totals = of.routes.iter().map(|route| {
         // Counted before the partitions: an event that is handed over meanwhile is counted in both, never in neither.
         let waiting = of.journal.waiting();
         let total = progress::Total::of(&progress::of_route(of, route), waiting);
+        (route.name().to_owned(), total)
+    });
+    let totals: Vec<_> = totals.collect();
+    let carried = totals.iter().map(|(_, total)| total.carried).max();
+    let carried = carried.unwrap_or_default();
+    let routes = totals.into_iter().map(|(name, total)| {
+        let total = total.with_carried(carried);
         let entry = json!({
             "delivered": total.books.delivered,
             "filtered": total.books.filtered,
@@ -21,12 +28,12 @@ pub fn ledger(of: &Query) -> Value {
             "expired": total.books.expired,
             "difference": total.difference(),
         });
-        (route.name().to_owned(), (total.accepted, entry))
+        (name, (total.accepted, entry))
     });
     let routes: Vec<_> = routes.collect();
     // All routes are shown beside one number: what came between looking at two of them is pending.
     let seen = routes.iter().map(|(_, (seen, _))| *seen);
-    let accepted = seen.fold(of.accepted(), u64::max);
+    let accepted = seen.fold(of.accepted() + carried, u64::max);
     let routes: Map<_, _> = routes
         .into_iter()
         .map(|(name, (seen, mut entry))| {

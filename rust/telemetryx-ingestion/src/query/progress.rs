@@ -2,7 +2,7 @@
 
 use super::Query;
 use crate::journal::Extent;
-use crate::route::{Books, Progress, RouteHandle, saved_books};
+use crate::route::{Books, Progress, RouteHandle, saved_progress};
 
 /// How far a route is in one partition.
 pub(super) struct PartitionProgress {
@@ -22,7 +22,10 @@ impl PartitionProgress {
 /// All partitions of one route together.
 #[derive(Default)]
 pub(super) struct Total {
+    /// What was carried over included.
     pub(super) accepted: u64,
+    /// Events of the journal that this one took over from, which this one never had.
+    pub(super) carried: u64,
     pub(super) position: u64,
     pub(super) pending: u64,
     pub(super) books: Books,
@@ -37,12 +40,22 @@ impl Total {
             ..Self::default()
         };
         for it in partitions {
-            total.accepted += it.extent.end;
+            total.accepted += it.extent.end + it.progress.carried;
+            total.carried += it.progress.carried;
             total.position += it.progress.position;
             total.pending += it.pending();
             total.books.add(it.progress.books);
         }
         total
+    }
+
+    /// The same with as much carried over as other routes have: a route that came later has missed what it has not.
+    pub(super) fn with_carried(mut self, carried: u64) -> Self {
+        let missed = carried.saturating_sub(self.carried);
+        self.accepted += missed;
+        self.carried += missed;
+        self.books.expired += missed;
+        self
     }
 
     /// What the books are off by; 0, always.
@@ -64,10 +77,7 @@ pub(super) fn of_route(of: &Query, route: &RouteHandle) -> Vec<PartitionProgress
         let own = own.get(&partition).copied();
         let committed = || commits.iter().find(|it| it.partition == partition);
         let progress = own.unwrap_or_else(|| match committed() {
-            Some(committed) => Progress {
-                position: committed.position,
-                books: saved_books(&committed.state).unwrap_or_default(),
-            },
+            Some(committed) => saved_progress(committed.position, &committed.state),
             // It begins at the oldest that is held: those before have expired for it.
             None => Progress {
                 position: extent.start,
@@ -75,6 +85,7 @@ pub(super) fn of_route(of: &Query, route: &RouteHandle) -> Vec<PartitionProgress
                     expired: extent.start,
                     ..Books::default()
                 },
+                carried: 0,
             },
         });
         // What was seen of the journal may be older.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Books;
+use super::{Books, Progress};
 use crate::journal::Subscription;
 
 /// How much work a crash may repeat: a commit costs a sync of the disk.
@@ -16,16 +16,29 @@ const COMMIT_PAUSE_MAX: Duration = Duration::from_secs(10);
 pub(super) const NEVER: Duration = Duration::from_secs(3600);
 
 /// What is saved with the cursor.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Saved {
-    pub(super) books: Books,
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    pub(crate) books: Books,
+    /// Of those in the books, events that this log never had: they were passed, or had expired, in the journal that this one
+    /// took over from.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) carried: u64,
+    /// The sink has had nothing behind the position: the route ended in order, and has not gone on since. Kept for a sink that
+    /// [remembers offsets](crate::sinks::Sink::remembers_offsets).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) rests: bool,
     #[serde(default)]
-    pub(super) processors: Value,
+    pub(crate) processors: Value,
     #[serde(default)]
-    pub(super) sink: Value,
+    pub(crate) sink: Value,
     /// Dead letters that were sent again and may still lie in the control file.
     #[serde(default)]
-    pub(super) redriven: Vec<i64>,
+    pub(crate) redriven: Vec<i64>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde passes it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Saved {
@@ -43,12 +56,43 @@ impl Saved {
     }
 }
 
+impl Saved {
+    /// What was saved with this position.
+    ///
+    /// # Errors
+    /// It is none of ours.
+    pub(crate) fn read(state: &[u8], position: u64) -> Result<Self, serde_json::Error> {
+        match state {
+            // A route without a commit: what the journal had removed before it was made has expired for it.
+            [] => Ok(Self {
+                books: Books {
+                    expired: position,
+                    ..Books::default()
+                },
+                ..Self::default()
+            }),
+            state => serde_json::from_slice(state),
+        }
+    }
+}
+
 /// The books in what a route saved with its cursor; `None` before its first commit.
 #[must_use]
 pub fn saved_books(state: &[u8]) -> Option<Books> {
     serde_json::from_slice::<Saved>(state)
         .ok()
         .map(|saved| saved.books)
+}
+
+/// How far a route is that committed this.
+#[must_use]
+pub fn saved_progress(position: u64, state: &[u8]) -> Progress {
+    let Saved { books, carried, .. } = serde_json::from_slice(state).unwrap_or_default();
+    Progress {
+        position,
+        books,
+        carried,
+    }
 }
 
 /// When the next commit is due: soon when there is something to save, not so often that saving is all the route does.

@@ -42,6 +42,8 @@ pub struct Progress {
     pub position: u64,
     /// What became of those before.
     pub books: Books,
+    /// Of those in the books, events of the journal that this one took over from, which this log never had.
+    pub carried: u64,
 }
 
 /// What a route says of itself.
@@ -282,8 +284,8 @@ impl ReaderHandle {
         self.change(|it| it.progress).unwrap_or_default()
     }
 
-    pub(super) fn start_at(&self, position: u64, books: Books) {
-        self.change(|it| it.progress = Some(Progress { position, books }));
+    pub(super) fn start_at(&self, progress: Progress) {
+        self.change(|it| it.progress = Some(progress));
     }
 
     /// Everything before `position` is settled, with `more` in the books.

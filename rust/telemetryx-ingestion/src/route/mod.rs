@@ -45,7 +45,8 @@ mod under_way;
 
 pub use batch::{Cause, EventBatch, Letter, Origin, Stretch};
 pub use books::Books;
-pub use commit::saved_books;
+pub(crate) use commit::Saved;
+pub use commit::{saved_books, saved_progress};
 pub use filter::RouteFilter;
 pub use handle::{Progress, RouteHandle, RouteStatus, SinkHealth};
 pub use runner::{Plugins, RouteError, RouteSettings};

@@ -34,6 +34,8 @@ pub(super) struct Run<'r> {
     letters_wait: bool,
     /// When the sink was last looked at.
     checked: Instant,
+    /// The next commit is the last.
+    ends: bool,
 }
 
 impl<'r> Run<'r> {
@@ -46,6 +48,7 @@ impl<'r> Run<'r> {
             redrive_at: None,
             letters_wait: false,
             checked: Instant::now(),
+            ends: false,
         }
     }
 
@@ -58,6 +61,10 @@ impl<'r> Run<'r> {
         if self.reader.deliverer.rewinds > 0 {
             // Only a commit says that it is over.
             self.pace.touch();
+        }
+        if self.reader.rests {
+            // Not any more, once a batch is under way: that must be known before it is.
+            self.commit().await?;
         }
         self.check().await;
         loop {
@@ -116,6 +123,7 @@ impl<'r> Run<'r> {
                 () = tokio::time::sleep(due) => {}
             }
         }
+        self.ends = true;
         self.commit().await.map(|_| ())
     }
 
@@ -203,6 +211,7 @@ impl<'r> Run<'r> {
             subscription,
             ahead,
             pace,
+            ends,
             ..
         } = self;
         let started = Instant::now();
@@ -223,6 +232,8 @@ impl<'r> Run<'r> {
         let progress = handle.progress();
         let saved = Saved {
             books: progress.books,
+            carried: progress.carried,
+            rests: *ends && reader.sink().remembers_offsets(),
             processors: reader.pipeline.save(),
             sink: reader.sink().save().unwrap_or_default(),
             redriven: reader.redriven.clone(),
@@ -237,6 +248,7 @@ impl<'r> Run<'r> {
             }
             other => other.into(),
         })?;
+        reader.rests = saved.rests;
         reader.pipeline.saved();
         if !reader.redriven.is_empty()
             && reader.control.settle(reader.redriven.clone()).await.is_ok()

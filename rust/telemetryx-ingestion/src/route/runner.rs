@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::Books;
+use super::Progress;
 use super::breaker::Breaker;
 use super::commit::Saved;
 use super::delivering::Deliverer;
@@ -104,6 +104,8 @@ pub(super) struct Reader {
     pub(super) deliverer: Deliverer,
     pub(super) handle: ReaderHandle,
     pub(super) redriven: Vec<i64>,
+    /// The last commit says so.
+    pub(super) rests: bool,
     /// What the sink keeps back.
     pub(super) kept: Option<Kept>,
     assignment: Arc<dyn Assignment>,
@@ -152,6 +154,7 @@ impl Reader {
             },
             handle,
             redriven: Vec::new(),
+            rests: false,
             kept: None,
             assignment,
             opened: Mutex::new(None),
@@ -274,17 +277,8 @@ impl Reader {
         let stop = |error: &dyn std::fmt::Display| {
             RouteError::Stop(format!("the saved state does not fit: {error}"))
         };
-        let saved = match subscription.state() {
-            // A route without a commit: what the journal had removed before it was made has expired for it.
-            [] => Saved {
-                books: Books {
-                    expired: subscription.position(),
-                    ..Books::default()
-                },
-                ..Saved::default()
-            },
-            state => serde_json::from_slice(state).map_err(|error| stop(&error))?,
-        };
+        let position = subscription.position();
+        let saved = Saved::read(subscription.state(), position).map_err(|error| stop(&error))?;
         self.pipeline
             .restore(&saved.processors)
             .map_err(|error| stop(&error))?;
@@ -295,8 +289,13 @@ impl Reader {
             .restore(saved.sink)
             .map_err(|error| stop(&error))?;
         self.redriven = saved.redriven;
+        self.rests = saved.rests;
         self.kept = None;
-        self.handle.start_at(subscription.position(), saved.books);
+        self.handle.start_at(Progress {
+            position,
+            books: saved.books,
+            carried: saved.carried,
+        });
         Ok(())
     }
 }

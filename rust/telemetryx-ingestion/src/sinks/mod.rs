@@ -149,6 +149,16 @@ pub trait Sink: Send + Sync {
         Ok(())
     }
 
+    /// What of its saved state holds where the route goes on in another journal. What names the former one does not.
+    fn moved(&self, state: Value) -> Value {
+        state
+    }
+
+    /// True if it knows by log and offset what it has had, and by nothing else: in another journal it would take it again.
+    fn remembers_offsets(&self) -> bool {
+        false
+    }
+
     /// True if parts of one batch may be delivered at the same time, as `in_flight` of the route says. Not for a sink that
     /// remembers by offset how far it is.
     fn takes_parts(&self) -> bool {

@@ -245,6 +245,23 @@ pub(crate) fn forget(shared: &Shared, name: &str) -> Result<(), CursorError> {
         })
 }
 
+/// Where a cursor stands on disk, with its state; `None` if there is none.
+pub(crate) fn saved(shared: &Shared, name: &str) -> Result<Option<(Offset, Vec<u8>)>, CursorError> {
+    check_name(name)?;
+    let found = slot::read(&*shared.storage, name, slot::From::Cache);
+    match found.map_err(|source| CursorError::Io {
+        name: name.to_owned(),
+        source,
+    })? {
+        Found::Nothing => Ok(None),
+        Found::Valid { slot, .. } => Ok(Some((slot.position, slot.state))),
+        Found::Damaged(files) => Err(CursorError::Damaged {
+            name: name.to_owned(),
+            files,
+        }),
+    }
+}
+
 /// All cursors on disk, as they stand.
 pub(crate) fn list(storage: &dyn Storage) -> io::Result<Vec<CursorInfo>> {
     let mut all = Vec::new();

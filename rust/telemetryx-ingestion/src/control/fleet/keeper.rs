@@ -62,11 +62,7 @@ impl Fleet {
         if !self
             .read(|db| db.query_row("SELECT EXISTS (SELECT 1 FROM born)", [], |row| row.get(0)))?
         {
-            let born = Born {
-                at: clock::now().unix_nanos(),
-            };
-            let entry = (values::BORN.to_owned(), value(&born)?);
-            self.change(vec![entry]).await?;
+            self.set_born(clock::now().unix_nanos()).await?;
         }
         let orphans = self.read(|db| orphans(db, self.pace.orphan))?;
         self.remove(orphans.into_iter().map(|name| (name, None)).collect())
@@ -86,6 +82,12 @@ impl Fleet {
             self.add_idle_doors().await?;
         }
         Ok(())
+    }
+
+    /// Says since when the books are kept, in nanoseconds since 1970.
+    pub(in crate::control) async fn set_born(&self, at: i64) -> Result<(), ControlError> {
+        let entry = (values::BORN.to_owned(), value(&Born { at })?);
+        self.change(vec![entry]).await.map(drop)
     }
 
     /// Says that this process is there, if it is the keeper or should be.

@@ -10,7 +10,6 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::values::{self, Letter, LetterState, Process};
 use super::{Fleet, value, value_with};
 use crate::admission::MemoryPermit;
-use crate::clock;
 use crate::control::letters::MATCHING;
 use crate::control::{ControlError, DeadLetter, LetterFilter};
 use crate::journal::Entry;
@@ -25,10 +24,10 @@ impl Fleet {
     /// Keeps letters. One of a route and place that this process has kept stays one.
     pub(in crate::control) async fn keep(
         self: &Arc<Self>,
-        letters: Vec<DeadLetter>,
+        letters: Vec<(i64, DeadLetter)>,
         memory: Option<MemoryPermit>,
     ) -> Result<(), ControlError> {
-        let of_door = letters.iter().any(|letter| letter.route.is_none());
+        let of_door = letters.iter().any(|(_, letter)| letter.route.is_none());
         let fleet = Arc::clone(self);
         // On its own: nobody may wait any more, and the memory is in use until it is done.
         let keeping = tokio::spawn(async move {
@@ -48,11 +47,10 @@ impl Fleet {
         }
     }
 
-    async fn bury(&self, letters: Vec<DeadLetter>) -> Result<(), ControlError> {
+    async fn bury(&self, letters: Vec<(i64, DeadLetter)>) -> Result<(), ControlError> {
         let _nobody_removes_strays = self.burying.read().await;
-        let at = clock::now().unix_nanos();
         let mut entries = Vec::with_capacity(letters.len());
-        for letter in letters {
+        for (at, letter) in letters {
             let name = match (&letter.route, letter.offset) {
                 (Some(route), Some(offset)) => {
                     values::letter_of_route(route, letter.partition, offset)

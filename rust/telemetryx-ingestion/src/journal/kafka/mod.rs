@@ -252,6 +252,10 @@ impl Journal for KafkaJournal {
         self.watch.seen().commits(route)
     }
 
+    fn state_bytes_max(&self) -> usize {
+        assignment::STATE_BYTES_MAX
+    }
+
     async fn refresh(&self) -> Result<(), JournalError> {
         self.watch.look_now().await
     }

@@ -191,6 +191,15 @@ impl Sink for ClickhouseSink {
         serde_json::to_value(Saved { log }).ok()
     }
 
+    fn remembers_offsets(&self) -> bool {
+        true
+    }
+
+    fn moved(&self, _state: Value) -> Value {
+        // It is about the log of the former journal.
+        Value::Null
+    }
+
     fn restore(&self, state: Value) -> Result<(), PluginError> {
         if state.is_null() {
             return Ok(());

@@ -206,6 +206,10 @@ impl Sink for ParquetSink {
         Ok(())
     }
 
+    fn remembers_offsets(&self) -> bool {
+        true
+    }
+
     fn refuses_replay(&self) -> Option<&'static str> {
         Some(
             "the `parquet` sink adds files: delivered again, events would be there twice; \

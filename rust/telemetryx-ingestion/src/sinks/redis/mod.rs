@@ -190,6 +190,15 @@ impl Sink for RedisSink {
         serde_json::to_value(saved).ok()
     }
 
+    fn remembers_offsets(&self) -> bool {
+        true
+    }
+
+    fn moved(&self, _state: Value) -> Value {
+        // It is about the log of the former journal.
+        Value::Null
+    }
+
     fn restore(&self, state: Value) -> Result<(), PluginError> {
         if state.is_null() {
             return Ok(());
