@@ -20,7 +20,7 @@ use support::{TS, assert_books_balance, receipt, service, start};
 use telemetryx_testkit::{Service, eventually};
 use tempfile::TempDir;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 const WEBHOOKS: &str = include_str!("data/github-webhooks.ndjson");
 /// Keys of the events that are made here.
 const KEYS: usize = 7;
@@ -274,6 +274,9 @@ fn moves(old: &str, new: &str, to: To) {
 
     // Everything is well for a while; then one sink is away.
     let mut former = start(&outlets.config(old, &present));
+    eventually(SOON, "the journal takes events", || {
+        former.get("/health").json()["journal"]["state"] == "ok"
+    });
     sent.post_webhooks(&former);
     sent.post(&former, 200);
     settled(&former, &ROUTES);

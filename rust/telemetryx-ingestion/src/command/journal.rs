@@ -16,7 +16,8 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::operator::{DataDir, DataDirArgs, Failure, end};
-use crate::config::{self, Config, JournalEngine};
+use crate::config::{self, Config};
+use crate::journal;
 use crate::service;
 
 mod cat;
@@ -93,11 +94,10 @@ fn load(data_dir: &DataDirArgs, path: Option<&Path>) -> Result<Config, Failure> 
     let mut config =
         Config::load_with_plugins(path, config::environment(), service::check_plugins)?;
     if let Some(dir) = &data_dir.data_dir {
-        if config.journal.engine != JournalEngine::Embedded {
-            return Err(Failure::wrong(format!(
-                "--data-dir is for the journal `embedded`; the config says `{}`",
-                config.journal.engine.as_str()
-            )));
+        if journal::is_shared(&config) {
+            let words =
+                "--data-dir is for a journal in files; that of the config is kept by a server";
+            return Err(Failure::wrong(words));
         }
         config.data_dir.clone_from(dir);
     }

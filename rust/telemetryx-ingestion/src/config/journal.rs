@@ -40,15 +40,6 @@ pub enum JournalEngine {
 }
 
 impl JournalEngine {
-    /// The name in the config.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Embedded => "embedded",
-            Self::Kafka => "kafka",
-        }
-    }
-
     /// True if several processes use one journal.
     #[must_use]
     pub fn is_shared(self) -> bool {

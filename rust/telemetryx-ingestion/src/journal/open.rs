@@ -146,10 +146,7 @@ pub async fn open(config: &Config, opened_for: OpenedFor) -> Result<Arc<dyn Jour
 /// is open.
 #[must_use]
 pub fn is_made(config: &Config) -> bool {
-    match config.journal.engine {
-        JournalEngine::Embedded => config.data_dir.join("journal").is_dir(),
-        JournalEngine::Kafka => true,
-    }
+    is_shared(config) || config.data_dir.join("journal").is_dir()
 }
 
 /// How an operator makes the journal that the config names an empty one, for a person.

@@ -74,8 +74,9 @@ fn take_in(config: &Config, input: impl Read, events: Option<u64>) -> Result<Exi
         progress.end();
     }
     let imported = imported.map_err(|error| failed(config, &error, &opened));
+    let engine = opened.journal().status().engine;
     opened.close();
-    let text = told(&imported?, config, started);
+    let text = told(&imported?, engine, started);
     print(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
@@ -107,7 +108,7 @@ fn new_routes(config: &Config) -> Result<Vec<NewRoute>, Failure> {
     Ok(routes.collect())
 }
 
-fn told(imported: &Imported, config: &Config, started: Instant) -> String {
+fn told(imported: &Imported, engine: &str, started: Instant) -> String {
     use Align::{Left, Right};
     let mut text = format!(
         "{} events are in {} of the journal `{}`, with {} dead letters; {:.1} s\n",
@@ -116,7 +117,7 @@ fn told(imported: &Imported, config: &Config, started: Instant) -> String {
             1 => "the partition".to_owned(),
             partitions => format!("{partitions} partitions"),
         },
-        config.journal.engine.as_str(),
+        engine,
         HumanCount(imported.letters),
         started.elapsed().as_secs_f64(),
     );
