@@ -18,13 +18,23 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{SOON, TS, assert_books_balance, events, service, settle, start, stored};
+use support::{SOON, TS, assert_books_balance, events, service, start, stored};
 use telemetryx_testkit::{Exit, RedisServer, Service, SmallDisk, eventually};
 use tempfile::TempDir;
 
 /// How long many events may take on a busy machine.
 const LONG: Duration = Duration::from_secs(180);
 const STORE: &str = "routes: [ { name: store, sink: { kind: sqlite } } ]";
+
+/// Waits until no route has anything before it.
+#[track_caller]
+fn settle(service: &Service) {
+    eventually(LONG, "every route has passed everything", || {
+        let ledger = service.get("/ledger").json();
+        let routes = ledger["routes"].as_object().unwrap().clone();
+        routes.values().all(|route| route["pending"] == 0)
+    });
+}
 
 /// A service that has stopped, with so many events delivered.
 fn stopped(config: &str, count: usize) -> Service {
