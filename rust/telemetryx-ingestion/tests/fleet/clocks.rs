@@ -28,6 +28,11 @@ fn clocks_jump_by_hours_forth_and_back_over_kafka() {
     );
 }
 
+#[test]
+fn clocks_jump_by_hours_forth_and_back_over_postgres() {
+    clocks_jump_by_hours_forth_and_back(Plan::postgres());
+}
+
 fn clocks_jump_by_hours_forth_and_back(plan: Plan) -> Rig {
     let rig = plan.with_clocks().start();
     let load = rig.load("clocks");

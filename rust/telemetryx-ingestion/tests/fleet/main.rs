@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | `rig.rs` | the fleet with its servers, load on it, and what must hold afterwards |
 //! | `trouble.rs` | what can happen to a fleet with any journal |
-//! | `kafka.rs` | what can happen to Kafka |
+//! | `kafka.rs`, `postgres.rs` | what can happen to the server of the journal |
 //! | `clocks.rs` | clocks that jump by hours |
 #![cfg(feature = "kafka")]
 #![allow(
@@ -20,6 +20,7 @@
 
 mod clocks;
 mod kafka;
+mod postgres;
 mod rig;
 #[path = "../support/mod.rs"]
 mod support;
@@ -49,3 +50,4 @@ macro_rules! survives {
 }
 
 survives!(over_kafka, crate::rig::Plan::kafka());
+survives!(over_postgres, crate::rig::Plan::postgres());

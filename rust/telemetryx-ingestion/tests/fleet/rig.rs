@@ -25,7 +25,8 @@ pub(crate) const MEMBERS: [(&str, &str); 4] = [
 
 /// How a rig is to be started.
 pub(crate) struct Plan {
-    kafka: KafkaBuilder,
+    /// None: the journal is in PostgreSQL.
+    kafka: Option<KafkaBuilder>,
     more: &'static str,
     clocks: BTreeMap<&'static str, Clock>,
 }
@@ -39,8 +40,17 @@ impl Plan {
     /// In this one; `more`: settings of the journal.
     pub(crate) fn with_kafka(kafka: KafkaBuilder, more: &'static str) -> Self {
         Self {
-            kafka,
+            kafka: Some(kafka),
             more,
+            clocks: BTreeMap::new(),
+        }
+    }
+
+    /// The journal in a PostgreSQL that has nothing else to do.
+    pub(crate) fn postgres() -> Self {
+        Self {
+            kafka: None,
+            more: "",
             clocks: BTreeMap::new(),
         }
     }
@@ -55,22 +65,34 @@ impl Plan {
     pub(crate) fn start(self) -> Rig {
         let clock = self.clocks.get("journal");
         let environment: Vec<_> = clock.into_iter().flat_map(Clock::environment).collect();
-        let kafka = environment
-            .iter()
-            .fold(self.kafka, |kafka, (name, value)| kafka.env(name, value))
-            .start();
+        let (mut kafka, mut queue) = (None, None);
+        match self.kafka {
+            Some(builder) => {
+                let env = |builder: KafkaBuilder, (name, value): &(String, String)| {
+                    builder.env(name, value)
+                };
+                kafka = Some(environment.iter().fold(builder, env).start());
+            }
+            None => queue = Some(Postgres::start_in(&environment)),
+        }
         let postgres = Postgres::start();
         let redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
         let to_postgres = Proxy::start(postgres.port());
         let to_redis = Proxy::start(redis.port());
         let url = url_over(&postgres, &to_postgres);
         let session = SESSION.as_millis();
-        let journal = format!(
-            "engine: kafka, kafka: {{ brokers: {:?}, partitions: 6{}, delivery_timeout: 5s,
+        let journal = match &kafka {
+            Some(kafka) => format!(
+                "engine: kafka, kafka: {{ brokers: {:?}, partitions: 6{}, delivery_timeout: 5s,
                options: {{ session.timeout.ms: {session} }} }}",
-            kafka.brokers(),
-            self.more,
-        );
+                kafka.brokers(),
+                self.more,
+            ),
+            // Each process comes over a network of its own.
+            None => format!(
+                "engine: postgres, postgres: {{ partitions: 6, max_backlog: 1000000, delivery_timeout: 5s, lease: {session}ms }}"
+            ),
+        };
         let patience =
             "retry: { initial: 50ms, max: 500ms }, breaker: { failures: 5, open_for: 500ms }";
         let config = format!(
@@ -84,16 +106,25 @@ query: {{ events_from: store, counters_from: counters }}
             format!("redis://127.0.0.1:{}", to_redis.port()),
         );
         let mut fleet = Fleet::builder(env!("CARGO_BIN_EXE_telemetryx")).config(&config);
+        let mut to_queue = Vec::new();
         for (name, roles) in MEMBERS {
             let clock = self.clocks.get(name);
             for (variable, value) in clock.into_iter().flat_map(Clock::environment) {
                 fleet = fleet.env_of(name, &variable, &value);
+            }
+            if let Some(queue) = &queue {
+                let proxy = Proxy::start(queue.port());
+                let url = url_over(queue, &proxy);
+                fleet = fleet.env_of(name, "TELEMETRYX_JOURNAL__POSTGRES__URL", &url);
+                to_queue.push(proxy);
             }
             fleet = fleet.member(name, roles);
         }
         let rig = Rig {
             fleet: fleet.start(),
             kafka,
+            queue,
+            to_queue,
             postgres,
             to_postgres,
             redis,
@@ -125,7 +156,10 @@ fn url_over(server: &Postgres, proxy: &Proxy) -> String {
 /// A fleet that runs. Dropping it ends all of it.
 pub(crate) struct Rig {
     pub(crate) fleet: Fleet,
-    kafka: Kafka,
+    kafka: Option<Kafka>,
+    queue: Option<Postgres>,
+    to_queue: Vec<Proxy>,
+    /// That of the store.
     pub(crate) postgres: Postgres,
     /// On the way from the fleet to PostgreSQL.
     pub(crate) to_postgres: Proxy,
@@ -138,13 +172,21 @@ pub(crate) struct Rig {
 
 impl Rig {
     /// What the journal is in.
+    #[track_caller]
     pub(crate) fn kafka(&mut self) -> &mut Kafka {
-        &mut self.kafka
+        self.kafka.as_mut().expect("the journal is in Kafka")
+    }
+
+    /// What the journal is in.
+    #[track_caller]
+    pub(crate) fn queue(&mut self) -> &mut Postgres {
+        self.queue.as_mut().expect("the journal is in PostgreSQL")
     }
 
     /// What is between the fleet and its journal.
     pub(crate) fn to_journal(&self) -> Vec<&Proxy> {
-        vec![self.kafka.proxy(0)]
+        let to_kafka = self.kafka.iter().map(|kafka| kafka.proxy(0));
+        to_kafka.chain(&self.to_queue).collect()
     }
 
     /// Clients at both doors.
@@ -221,7 +263,12 @@ impl Rig {
                 .get("deliver-1")
                 .get(&format!("/receipts/{receipt}"));
             let shown = answer.expect_status(200).json();
-            assert_eq!(shown["durability"], "replicated");
+            let durability = if self.kafka.is_some() {
+                "replicated"
+            } else {
+                "committed"
+            };
+            assert_eq!(shown["durability"], durability);
             for route in ["store", "counters"] {
                 assert_eq!(shown["routes"][route]["state"], "delivered", "{shown}");
             }
