@@ -164,6 +164,13 @@ pub fn how_to_empty(config: &Config) -> String {
                  another one in `journal.kafka.topic`"
             )
         }
+        JournalEngine::Postgres => {
+            let schema = &config.journal.postgres.schema;
+            format!(
+                "with every process of the fleet stopped, `DROP SCHEMA {schema} CASCADE`, or name another one in \
+                 `journal.postgres.schema`"
+            )
+        }
     }
 }
 

@@ -92,6 +92,7 @@ impl Journal for Arc<Memory> {
             bytes: 0,
             damage: Vec::new(),
             warnings: Vec::new(),
+            spill: None,
         }
     }
     fn backlog(&self) -> Backlog {

@@ -54,6 +54,7 @@ impl Opened {
         let opened_for = OpenedFor {
             routes: names.map(str::to_owned).collect(),
             routes_append: false,
+            serves: false,
             metrics: Arc::new(Metrics::install()),
         };
         let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());

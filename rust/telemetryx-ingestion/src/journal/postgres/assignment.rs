@@ -15,7 +15,7 @@ use super::seen::Place;
 use super::subscription::PostgresSubscription;
 
 /// What every route would write with every commit must not be larger.
-const STATE_BYTES_MAX: usize = 1 << 20;
+pub(super) const STATE_BYTES_MAX: usize = 1 << 20;
 
 const OPEN: &str = "SELECT position, bytes_passed, state FROM {s}.positions \
     WHERE route = $1 AND partition = $2 AND claim = $3";

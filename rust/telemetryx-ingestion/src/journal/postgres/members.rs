@@ -34,14 +34,17 @@ const LIVE: &str = "WITH lives AS (INSERT INTO {s}.members (member, name, routes
     VALUES ($1, $2, $3, clock_timestamp() + $4 * interval '1 millisecond') \
     ON CONFLICT (member) DO UPDATE SET routes = excluded.routes, lease_until = excluded.lease_until \
     RETURNING xmax = 0 AS is_new) SELECT CASE WHEN is_new THEN pg_notify({channel}, 'm')::text END FROM lives";
+// A lease that ends in ten leases or later is of a time before the server's clock was set back.
 const LIVING: &str = "SELECT route, member FROM {s}.members, unnest(routes) AS route \
-    WHERE lease_until > clock_timestamp() AND route = ANY ($1)";
+    WHERE lease_until BETWEEN clock_timestamp() AND clock_timestamp() + $2 * interval '10 milliseconds' \
+    AND route = ANY ($1)";
 const OWNERS: &str = "SELECT route, partition, owner, claim FROM {s}.positions WHERE route = ANY ($1) \
     ORDER BY route, partition";
 const CLAIM: &str = "UPDATE {s}.positions p SET owner = $1, claim = $2, version = version + 1 FROM ( \
         SELECT route, partition FROM {s}.positions WHERE route = $3 AND partition = ANY ($4) \
         AND (owner IS NULL OR NOT EXISTS (SELECT FROM {s}.members m \
-            WHERE m.member = owner AND m.lease_until > clock_timestamp() AND $3 = ANY (m.routes))) \
+            WHERE m.member = owner AND $3 = ANY (m.routes) AND m.lease_until \
+                BETWEEN clock_timestamp() AND clock_timestamp() + $6 * interval '10 milliseconds')) \
         ORDER BY partition LIMIT $5 FOR UPDATE SKIP LOCKED \
     ) free WHERE p.route = free.route AND p.partition = free.partition RETURNING p.partition";
 const RELEASE: &str = "WITH freed AS (UPDATE {s}.positions p SET owner = NULL, claim = NULL, version = version + 1 \
@@ -256,16 +259,17 @@ async fn turn(core: &Arc<Core>, me: Uuid, has_joined: &mut bool) -> Result<(), F
     if routes.is_empty() && !*has_joined {
         return Ok(());
     }
-    let lease = i64::try_from(core.settings().lease.as_millis()).unwrap_or(i64::MAX) as f64;
+    let lease = millis_of_lease(core);
     core.books()
         .rows(LIVE, &[&me, &name(), &routes, &lease])
         .await?;
     *has_joined = true;
     core.add_routes(&routes).await?;
-    let asked: [&(dyn ToSql + Sync); 1] = [&routes];
+    let (of_routes, leased): ([&(dyn ToSql + Sync); 1], [&(dyn ToSql + Sync); 2]) =
+        ([&routes], [&routes, &lease]);
     let (living, owners) = tokio::try_join!(
-        core.books().rows(LIVING, &asked),
-        core.books().rows(OWNERS, &asked)
+        core.books().rows(LIVING, &leased),
+        core.books().rows(OWNERS, &of_routes)
     )?;
     for route in &routes {
         let living: Vec<Uuid> = living
@@ -299,6 +303,10 @@ async fn turn(core: &Arc<Core>, me: Uuid, has_joined: &mut bool) -> Result<(), F
     gone.iter().for_each(|held| ask_back(core, held));
     force(core);
     release(core).await
+}
+
+fn millis_of_lease(core: &Core) -> f64 {
+    core.settings().lease.as_secs_f64() * 1000.0
 }
 
 /// What others took is over.
@@ -390,7 +398,17 @@ async fn take(core: &Arc<Core>, me: Uuid, route: &str, todo: &Todo) -> Result<()
         .collect();
     let taken = core
         .books()
-        .rows(CLAIM, &[&me, &claim, &route, &free, &(todo.take as i64)])
+        .rows(
+            CLAIM,
+            &[
+                &me,
+                &claim,
+                &route,
+                &free,
+                &(todo.take as i64),
+                &millis_of_lease(core),
+            ],
+        )
         .await?;
     for row in taken {
         let partition: i32 = row.get(0);

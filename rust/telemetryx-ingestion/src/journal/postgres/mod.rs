@@ -196,6 +196,10 @@ impl Journal for PostgresJournal {
         }
     }
 
+    fn state_bytes_max(&self) -> usize {
+        assignment::STATE_BYTES_MAX
+    }
+
     fn backlog(&self) -> Backlog {
         self.core.seen().backlog()
     }
