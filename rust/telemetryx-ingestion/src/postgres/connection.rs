@@ -75,7 +75,8 @@ impl Connector {
     /// # Errors
     /// The server's words, or why there are none.
     pub(crate) async fn open(&self, settings: &str) -> Result<Connection, String> {
-        self.open_telling(settings, None).await
+        // It is large, and rare.
+        Box::pin(self.open_telling(settings, None)).await
     }
 
     /// As [`open`](Self::open); what the session listens to goes to `heard`, which is dropped with the connection.

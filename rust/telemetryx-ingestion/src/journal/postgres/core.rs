@@ -200,7 +200,7 @@ impl Core {
 
     async fn look_at(&self, found: &mut Option<Found>) -> Result<(), Fault> {
         if found.is_none() {
-            let prepared = self.prepare().await?;
+            let prepared = Box::pin(self.prepare()).await?;
             self.begin(prepared).await?;
             *found = Some(prepared);
         }

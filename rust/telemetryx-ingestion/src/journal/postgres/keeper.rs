@@ -2,12 +2,13 @@
 //!
 //! Each of that is a short transaction of its own that gives up rather than make others wait.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use telemetryx_common::Timestamp;
 
 use super::core::Core;
-use super::link::Fault;
+use super::link::{Fault, Link};
 use super::table;
 use crate::clock;
 
@@ -27,7 +28,7 @@ const FORGET: &str =
 
 /// Keeps the pieces for as long as the journal is open.
 pub(super) async fn keep(core: &Core) {
-    let link = super::link::Link::new(core.settings().clone(), SETUP);
+    let link = Link::new(Arc::clone(core.settings()), SETUP);
     let mut tidied = Instant::now();
     let mut said = String::new();
     loop {
@@ -58,7 +59,7 @@ pub(super) async fn keep(core: &Core) {
     }
 }
 
-async fn keep_once(core: &Core, link: &super::link::Link) -> Result<(), Fault> {
+async fn keep_once(core: &Core, link: &Link) -> Result<(), Fault> {
     let (settings, seen) = (core.settings(), core.seen());
     let pieces = seen.pieces();
     let Some(newest) = pieces.last() else {

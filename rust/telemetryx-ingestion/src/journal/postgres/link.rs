@@ -142,7 +142,7 @@ impl Link {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, Fault> {
         let session = self.session().await?;
-        let asking = session.rows(&self.settings, sql, parameters);
+        let asking = Box::pin(session.rows(&self.settings, sql, parameters));
         // Who is slower than the server's own limit hangs.
         let patience = self.settings.patience + REST;
         let fault = match tokio::time::timeout(patience, asking).await {

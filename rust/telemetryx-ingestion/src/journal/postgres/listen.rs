@@ -24,12 +24,8 @@ pub(super) async fn listen(core: &Core) {
         let (tell, heard) = mpsc::unbounded_channel();
         // It is quiet for as long as nothing happens.
         let setup = core.settings().sql("LISTEN {s}");
-        match core
-            .settings()
-            .connector
-            .open_telling(&setup, Some(tell))
-            .await
-        {
+        let opening = core.settings().connector.open_telling(&setup, Some(tell));
+        match Box::pin(opening).await {
             Ok(connection) => {
                 // What happened before is not told.
                 core.look_again();

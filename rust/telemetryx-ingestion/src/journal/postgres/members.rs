@@ -349,10 +349,13 @@ fn give(core: &Core, route: &str, todo: &Todo) {
 /// The route shall let go of it.
 fn ask_back(core: &Core, held: &Held) {
     let key = (held.route().to_owned(), held.partition());
-    let mut state = core.members().state.lock();
-    if !state.leaving.contains_key(&key) {
-        state.leaving.insert(key, Instant::now());
-        drop(state);
+    let is_asked = {
+        let leaving = &mut core.members().state.lock().leaving;
+        let before = leaving.len();
+        leaving.entry(key).or_insert_with(Instant::now);
+        leaving.len() == before
+    };
+    if !is_asked {
         tracing::info!(
             route = held.route(),
             partition = held.partition(),
