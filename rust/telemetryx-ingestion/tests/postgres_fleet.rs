@@ -36,6 +36,7 @@ impl Rig {
 otlp: {{ enabled: false }}
 routes:
   - {{ name: store, sink: {{ kind: postgres, url: '{store}', timeout: 3s }},
+      batch: {{ max_events: 1000 }},
       retry: {{ initial: 50ms, max: 500ms }}, breaker: {{ failures: 5, open_for: 500ms }} }}
 query: {{ events_from: store, counters_from: }}
 ",

@@ -36,6 +36,8 @@ pub(super) struct Run<'r> {
     checked: Instant,
     /// The next commit is the last.
     ends: bool,
+    /// Others may read on: when the service ends nothing is waited for but what is under way.
+    shares: bool,
 }
 
 impl<'r> Run<'r> {
@@ -43,6 +45,7 @@ impl<'r> Run<'r> {
         Self {
             ahead: ReadAhead::new(reader.limit, reader.batches_max),
             pace: CommitPace::new(&*subscription),
+            shares: reader.journal.table().is_some(),
             reader,
             subscription,
             redrive_at: None,
@@ -86,7 +89,8 @@ impl<'r> Run<'r> {
                 }
                 continue;
             }
-            if stop.is_cancelled() || (drain.is_cancelled() && idle) {
+            let may_end = idle || self.shares;
+            if stop.is_cancelled() || (drain.is_cancelled() && may_end) {
                 break;
             }
             if self.reader.pipeline.has_output() && !has_more {
@@ -114,7 +118,7 @@ impl<'r> Run<'r> {
                         return Ok(());
                     }
                 }
-                () = drain.cancelled(), if idle => {}
+                () = drain.cancelled(), if may_end => {}
                 delivery = self.ahead.next(&mut *self.subscription, &self.reader.handle) => {
                     if self.handle_batch(delivery?).await?.is_given_back() {
                         return Ok(());

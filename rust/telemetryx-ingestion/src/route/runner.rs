@@ -176,7 +176,8 @@ impl Reader {
         self.deliverer.sink.get()
     }
 
-    /// Cancel the first to let it end when it has passed everything, the second to let it end at once.
+    /// Cancel the first to let it end when it has passed everything (where others may read on, when it has passed what is
+    /// under way), the second to let it end at once.
     pub(super) fn stoppers(&self) -> (CancellationToken, CancellationToken) {
         (self.deliverer.drain.clone(), self.deliverer.stop.clone())
     }

@@ -99,8 +99,8 @@ impl Plan {
             "journal: {{ {journal} }}
 otlp: {{ enabled: false }}
 routes:
-  - {{ name: store, sink: {{ kind: postgres, url: {url:?}, timeout: 3s }}, {patience} }}
-  - {{ name: counters, sink: {{ kind: redis, url: {:?}, timeout: 3s }}, {patience} }}
+  - {{ name: store, sink: {{ kind: postgres, url: {url:?}, timeout: 3s }}, batch: {{ max_events: 1000 }}, {patience} }}
+  - {{ name: counters, sink: {{ kind: redis, url: {:?}, timeout: 3s }}, batch: {{ max_events: 1000 }}, {patience} }}
 query: {{ events_from: store, counters_from: counters }}
 ",
             format!("redis://127.0.0.1:{}", to_redis.port()),

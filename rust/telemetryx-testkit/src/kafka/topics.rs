@@ -11,7 +11,7 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::Kafka;
-use crate::eventually::eventually;
+use crate::eventually::{eventually, eventually_some};
 
 /// No answer within this time fails the test.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(20);
@@ -97,18 +97,22 @@ impl Kafka {
         let consumer = self.consumer();
         let mut found = None;
         eventually(ANSWER_WAIT_MAX, "each partition has a leader", || {
-            let asked = consumer.fetch_metadata(Some(topic), ANSWER_WAIT_MAX);
-            let metadata = found.insert(asked.expect("the broker answers"));
-            let parts = metadata.topics()[0].partitions();
+            // A leader that is new does not know it yet, and says so.
+            let Ok(metadata) = consumer.fetch_metadata(Some(topic), ANSWER_WAIT_MAX) else {
+                return false;
+            };
+            let parts = found.insert(metadata).topics()[0].partitions();
             !parts.is_empty() && parts.iter().all(|part| part.leader() >= 0)
         });
         let metadata = found.expect("it was asked");
         let mut ends = BTreeMap::new();
         let mut list = TopicPartitionList::new();
         for part in metadata.topics()[0].partitions() {
-            let (low, high) = consumer
-                .fetch_watermarks(topic, part.id(), ANSWER_WAIT_MAX)
-                .expect("the broker answers");
+            let (low, high) = eventually_some(ANSWER_WAIT_MAX, "the leader answers", || {
+                consumer
+                    .fetch_watermarks(topic, part.id(), ANSWER_WAIT_MAX)
+                    .ok()
+            });
             if low < high {
                 ends.insert(part.id(), high);
                 let from = Offset::Offset(low);
