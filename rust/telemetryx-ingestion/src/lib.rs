@@ -10,7 +10,7 @@
 //! | [`validators`], [`processors`], [`sinks`] | plug-ins, one file each |
 //! | [`journal`] | where accepted events become durable |
 //! | [`route`] | the loop that delivers them |
-//! | [`moving`] | a journal from one engine to another, by way of a file |
+//! | `moving` | a journal from one engine to another, by way of a file |
 //! | [`control`], [`redrive`] | dead letters and replays |
 //! | [`findings`] | what sinks hand back, accepted |
 //! | [`counters`], [`query`] | what can be asked |

@@ -174,7 +174,7 @@ fn assert_refused(service: &Service, words: &[&str]) {
     let mut last = String::new();
     eventually(SOON, "the journal says why", || {
         let health = service.get("/health");
-        last = health.text().to_owned();
+        health.text().clone_into(&mut last);
         health.status == 503 && words.iter().all(|words| last.contains(words))
     });
     let answer = service.post_json("/ingest", support::event("refused"));

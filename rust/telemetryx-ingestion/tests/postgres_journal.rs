@@ -142,12 +142,9 @@ fn the_view_tells_what_is_pending_failed_and_complete() {
 fn a_full_backlog_is_rejected_dropped_or_sampled() {
     let postgres = Postgres::start();
     for policy in ["reject", "drop", "sample"] {
+        let store = store("postgres://postgres@127.0.0.1:1/none");
         let rest = format!(
-            "{}\nadmission: {{ overflow: {{ policy: {policy}, sample_rate: 0.5 }} }}",
-            format!(
-                "routes: [ {} ]",
-                store("postgres://postgres@127.0.0.1:1/none")
-            )
+            "routes: [ {store} ]\nadmission: {{ overflow: {{ policy: {policy}, sample_rate: 0.5 }} }}"
         );
         let journal = format!(", schema: {policy}, max_backlog: 20");
         let service = started(service(&postgres, &journal, &rest));

@@ -118,7 +118,7 @@ impl Bench {
     }
 
     /// For whoever opens it in another process.
-    pub(crate) fn config(&self) -> &str {
+    pub(crate) fn config_elsewhere(&self) -> &str {
         &self.config_elsewhere
     }
 

@@ -46,7 +46,7 @@ pub(crate) async fn killed_process_loses_and_doubles_nothing(bench: Bench) {
     let mut seed = TestSeed::new();
     let mut acked = BTreeSet::new();
     for round in 0..3 {
-        let child = Child::start(bench.config(), &format!("append round{round} 4"));
+        let child = Child::start(bench.config_elsewhere(), &format!("append round{round} 4"));
         let mut before = 0;
         let mut note = |line: String| {
             let (what, ids) = line.split_once(' ').unwrap();

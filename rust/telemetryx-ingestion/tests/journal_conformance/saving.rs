@@ -61,7 +61,7 @@ pub(crate) async fn position_and_state_are_saved_in_one_step_whenever_the_proces
 ) {
     let mut seed = TestSeed::new();
     for round in 0..4 {
-        let child = Child::start(bench.config(), "commit a");
+        let child = Child::start(bench.config_elsewhere(), "commit a");
         let mut last = BTreeMap::new();
         // By partition: what it said last that it saves, and that it has saved.
         let mut note = |line: String| {
@@ -228,7 +228,7 @@ pub(crate) async fn others_see_extents_and_commits(bench: Bench) {
         return;
     }
     let journal = bench.open().await;
-    let mut child = Child::start(bench.config(), "look a");
+    let mut child = Child::start(bench.config_elsewhere(), "look a");
     let keys: Vec<_> = (0..12).map(|key| format!("key-{key}")).collect();
     let mut maker = Maker::default();
     let mut reader = Reader::of(&*journal, "a").await;

@@ -248,7 +248,7 @@ pub(crate) async fn partitions_of_a_killed_process_are_read_by_another(bench: Be
     journal.close().await;
     drop(journal);
 
-    let child = Child::start(bench.config(), "hold a");
+    let child = Child::start(bench.config_elsewhere(), "hold a");
     while child.line() != "holds all" {}
     child.kill();
     let journal = bench.open().await;
@@ -271,7 +271,7 @@ pub(crate) async fn process_that_hung_commits_nothing_once_another_reads(bench: 
     soon("appended", journal.append(encoded(&events)))
         .await
         .unwrap();
-    let mut child = Child::start(bench.config(), "hold a");
+    let mut child = Child::start(bench.config_elsewhere(), "hold a");
     while child.line() != "holds all" {}
     child.signal(Signal::STOP);
     let mut reader = Reader::of(&*journal, "a").await;
