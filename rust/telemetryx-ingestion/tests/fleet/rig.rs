@@ -88,9 +88,10 @@ impl Plan {
                 kafka.brokers(),
                 self.more,
             ),
-            // Each process comes over a network of its own.
+            // Each process comes over a network of its own, but for those that are added later.
             None => format!(
-                "engine: postgres, postgres: {{ partitions: 6, max_backlog: 1000000, delivery_timeout: 5s, lease: {session}ms }}"
+                "engine: postgres, postgres: {{ url: '{}', partitions: 6, max_backlog: 1000000, delivery_timeout: 5s, lease: {session}ms }}",
+                queue.as_ref().map(Postgres::url).unwrap_or_default()
             ),
         };
         let patience =

@@ -92,7 +92,11 @@ fn apply(
         }
         Name::Born => match read::<Born>(name, value) {
             Some((born, _)) => {
-                db.execute("INSERT OR REPLACE INTO born VALUES (1, ?1)", [born.at])?;
+                // Two that found none at the same time both wrote: the books are as old as the older says.
+                db.execute(
+                    "INSERT INTO born VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET at = min(at, excluded.at)",
+                    [born.at],
+                )?;
                 Ok(())
             }
             None => Ok(()),
