@@ -185,15 +185,19 @@ impl Control {
         Ok(())
     }
 
-    /// Since when the books are kept: when the file was made, or the first process of the fleet began; now, while that is
-    /// not known.
+    /// Since when the books are kept: when the file was made, or the first process of the fleet began; this one, while that
+    /// is not known.
     ///
     /// # Errors
     /// [`ControlError`] if it cannot be read.
     pub fn since(&self) -> Result<Timestamp, ControlError> {
         let at =
             self.read(|db| found(db.query_row("SELECT at FROM born", [], |row| row.get(0))))?;
-        Ok(at.map_or_else(clock::now, Timestamp::from_unix_nanos))
+        let unknown = || match &self.keeper {
+            Keeper::File(_) => clock::now(),
+            Keeper::Fleet(fleet) => fleet.started,
+        };
+        Ok(at.map_or_else(unknown, Timestamp::from_unix_nanos))
     }
 
     /// Says since when the books are kept: those of the journal that this one takes over from go on here.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use telemetryx_testkit::{
-    Clock, Fleet, Kafka, KafkaBuilder, Postgres, Proxy, RedisServer, eventually,
+    Clock, Fleet, Kafka, KafkaBuilder, Postgres, Proxy, RedisServer, eventually, eventually_some,
 };
 
 use crate::support::{self, Load, Tally};
@@ -259,10 +259,14 @@ impl Rig {
         }
         let sample = tally.receipts.iter().step_by(tally.receipts.len() / 20 + 1);
         for receipt in sample {
-            let answer = self
-                .fleet
-                .get("deliver-1")
-                .get(&format!("/receipts/{receipt}"));
+            // It may still be finding its way back to what it reads: then it says so.
+            let answer = eventually_some(RECOVERED_WITHIN, "a receipt is answered", || {
+                let answer = self
+                    .fleet
+                    .get("deliver-1")
+                    .get(&format!("/receipts/{receipt}"));
+                (answer.status != 503).then_some(answer)
+            });
             let shown = answer.expect_status(200).json();
             let durability = if self.kafka.is_some() {
                 "replicated"

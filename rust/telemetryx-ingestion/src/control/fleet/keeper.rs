@@ -62,7 +62,7 @@ impl Fleet {
         if !self
             .read(|db| db.query_row("SELECT EXISTS (SELECT 1 FROM born)", [], |row| row.get(0)))?
         {
-            self.set_born(clock::now().unix_nanos()).await?;
+            self.set_born(self.started.unix_nanos()).await?;
         }
         let orphans = self.read(|db| orphans(db, self.pace.orphan))?;
         self.remove(orphans.into_iter().map(|name| (name, None)).collect())

@@ -31,10 +31,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rusqlite::Connection;
 use serde::Serialize;
+use telemetryx_common::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::{ControlError, open_existing};
+use crate::clock;
 use crate::journal::{Entry, Followed, SharedTable, TableChange};
 
 use door::OwnDoor;
@@ -99,6 +101,8 @@ pub(super) struct Fleet {
     table: Arc<dyn SharedTable>,
     /// The name of this process; a new one at each start.
     process: String,
+    /// The books are as old as the first process.
+    pub(super) started: Timestamp,
     pace: Pace,
     letters_max_bytes: u64,
     applied: watch::Receiver<Applied>,
@@ -159,6 +163,7 @@ impl Fleet {
         let fleet = Arc::new(Self {
             table,
             process,
+            started: clock::now(),
             pace,
             letters_max_bytes,
             applied,

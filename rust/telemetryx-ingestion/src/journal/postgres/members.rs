@@ -284,6 +284,9 @@ async fn turn(core: &Arc<Core>, me: Uuid, has_joined: &mut bool) -> Result<(), F
                 (row.get(1), row.get(2), row.get(3));
             of_partitions.push(owner);
             lose(core, (route, partition.unsigned_abs()), claim);
+            if owner == Some(me) {
+                free_if_not_held(core, (route, partition.unsigned_abs()), claim);
+            }
         }
         let todo = share::todo(&of_partitions, &living, me);
         give(core, route, &todo);
@@ -328,6 +331,21 @@ fn lose(core: &Core, (route, partition): (&str, u32), claim: Option<Uuid>) {
             "a partition is read by another process: this one did not answer"
         );
         held.end();
+    }
+}
+
+/// A claim whose answer was lost with a connection stands in the row and is nobody's: as long as this process lives no
+/// other would take it.
+fn free_if_not_held(core: &Core, (route, partition): (&str, u32), claim: Option<Uuid>) {
+    let key = (route.to_owned(), partition);
+    let mut state = core.members().state.lock();
+    let is_held = state
+        .held
+        .get(&key)
+        .is_some_and(|held| claim == Some(held.claim()));
+    let is_known = state.freed.iter().any(|(freed, _)| *freed == key);
+    if let Some(claim) = claim.filter(|_| !is_held && !is_known) {
+        state.freed.push((key, claim));
     }
 }
 
