@@ -79,6 +79,8 @@ struct Shared {
 /// What the readers have told.
 struct Told {
     readers: BTreeMap<u32, ReaderStatus>,
+    /// Numbers given to readers.
+    numbers: u64,
     sink: SinkHealth,
     batches_failed: Counted,
     pauses: Counted,
@@ -87,6 +89,8 @@ struct Told {
 /// What one of them has.
 #[derive(Default)]
 struct ReaderStatus {
+    /// Whose it is: a partition that was lost may come back before its former reader has ended.
+    number: u64,
     /// `None` until it knows where it is: what was committed holds until then.
     progress: Option<Progress>,
     waiting_since: Option<Timestamp>,
@@ -130,6 +134,7 @@ impl RouteHandle {
                 metrics: RouteMetrics::new(name),
                 told: Mutex::new(Told {
                     readers: BTreeMap::new(),
+                    numbers: 0,
                     sink,
                     batches_failed: Counted::default(),
                     pauses: Counted::default(),
@@ -185,29 +190,42 @@ impl RouteHandle {
         }
     }
 
-    /// For its reader of a partition.
+    /// For its reader of a partition. What a former one still tells of it counts no more.
     pub(super) fn reader(&self, partition: u32) -> ReaderHandle {
         let mut told = self.shared.told.lock();
-        told.readers.insert(partition, ReaderStatus::default());
+        told.numbers += 1;
+        let number = told.numbers;
+        let status = ReaderStatus {
+            number,
+            ..ReaderStatus::default()
+        };
+        told.readers.insert(partition, status);
         told.look();
         ReaderHandle {
             reading: Arc::new(Reading {
                 route: self.clone(),
                 partition,
+                number,
             }),
         }
     }
 }
 
 impl Told {
-    /// The reader of this partition is in another state.
+    /// What this reader has, unless another one reads the partition in its place.
+    fn of(&mut self, reading: &Reading) -> Option<&mut ReaderStatus> {
+        let reader = self.readers.get_mut(&reading.partition);
+        reader.filter(|it| it.number == reading.number)
+    }
+
+    /// This reader is in another state.
     fn change(
         &mut self,
-        partition: u32,
+        reading: &Reading,
         state: ReaderState,
         breaker_open: bool,
     ) -> Option<&'static str> {
-        if let Some(reader) = self.readers.get_mut(&partition) {
+        if let Some(reader) = self.of(reading) {
             reader.state = state;
             reader.breaker_open = breaker_open;
         }
@@ -241,12 +259,15 @@ pub(super) struct ReaderHandle {
 struct Reading {
     route: RouteHandle,
     partition: u32,
+    number: u64,
 }
 
 impl Drop for Reading {
     fn drop(&mut self) {
         let mut told = self.route.shared.told.lock();
-        told.readers.remove(&self.partition);
+        if told.of(self).is_some() {
+            told.readers.remove(&self.partition);
+        }
         told.look();
     }
 }
@@ -275,13 +296,13 @@ impl ReaderHandle {
     /// Changes what it has, if nobody else reads the partition in its place.
     fn change<T: Default>(&self, change: impl FnOnce(&mut ReaderStatus) -> T) -> T {
         let mut told = self.route().shared.told.lock();
-        let reader = told.readers.get_mut(&self.reading.partition);
-        reader.map_or_else(T::default, change)
+        told.of(&self.reading).map_or_else(T::default, change)
     }
 
-    /// How far it is.
-    pub(super) fn progress(&self) -> Progress {
-        self.change(|it| it.progress).unwrap_or_default()
+    /// How far it is, once it knows. `None` also if another one reads the partition in its place: its progress is not that of
+    /// this one.
+    pub(super) fn progress(&self) -> Option<Progress> {
+        self.change(|it| it.progress)
     }
 
     pub(super) fn start_at(&self, progress: Progress) {
@@ -342,7 +363,7 @@ impl ReaderHandle {
 
     pub(super) fn sink_is_up(&self) {
         let mut told = self.route().shared.told.lock();
-        let was = told.change(self.partition(), ReaderState::Up, false);
+        let was = told.change(&self.reading, ReaderState::Up, false);
         let sink = &mut told.sink;
         if let Some(was) = was {
             if was == "down" {
@@ -360,7 +381,7 @@ impl ReaderHandle {
     pub(super) fn sink_is_down(&self, error: &str, breaker_open: bool) {
         let mut told = self.route().shared.told.lock();
         told.batches_failed.tick();
-        let was = told.change(self.partition(), ReaderState::Down, breaker_open);
+        let was = told.change(&self.reading, ReaderState::Down, breaker_open);
         let sink = &mut told.sink;
         sink.failures += 1;
         sink.last_error = Some(error.to_owned());
@@ -378,7 +399,45 @@ impl ReaderHandle {
 
     pub(super) fn stopped(&self, error: &str) {
         let mut told = self.route().shared.told.lock();
-        told.change(self.partition(), ReaderState::Stopped, false);
+        told.change(&self.reading, ReaderState::Stopped, false);
         told.sink.last_error = Some(error.to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::FilterConfig;
+
+    #[test]
+    fn reader_that_ends_late_takes_nothing_from_the_one_in_its_place() {
+        let filter = RouteFilter::new(&FilterConfig::default(), None);
+        let route = RouteHandle::new("r", "stats", None, filter);
+        let former = route.reader(3);
+        former.start_at(Progress {
+            position: 7,
+            ..Progress::default()
+        });
+        let present = route.reader(3);
+        let begun = Progress {
+            position: 20,
+            ..Progress::default()
+        };
+        present.start_at(begun);
+        present.sink_is_up();
+        let books = Books {
+            delivered: 5,
+            ..Books::default()
+        };
+        former.settle(12, books);
+        former.sink_is_down("away", true);
+        assert_eq!(former.progress(), None);
+        assert_eq!(present.progress(), Some(begun));
+        assert_eq!(route.status().sink.state, "up");
+        drop(former);
+        assert_eq!(present.progress(), Some(begun));
+        drop(present);
+        assert_eq!(route.status().sink.state, "idle");
+        assert!(route.status().progress.is_empty());
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::commit::{COMMIT_EVERY, CommitPace, NEVER, Saved};
 use super::delivering::Unflushed;
+use super::handle::Progress;
 use super::handling::Handled;
 use super::read_ahead::{self, ReadAhead};
 use super::redrive::{self, Redriven};
@@ -80,9 +81,10 @@ impl<'r> Run<'r> {
             if wants_save {
                 self.reader.sink().hurry();
             }
-            let due_in = self.commit_in(idle);
+            let position = self.progress()?.position;
+            let due_in = self.commit_in(position, idle);
             // A sink that keeps something says when to commit: sooner, its pieces would be small.
-            let at_once = wants_save || self.is_pressed();
+            let at_once = wants_save || self.is_pressed(position);
             if due_in.is_zero() || (self.reader.kept.is_none() && at_once) {
                 if self.commit().await?.is_given_back() {
                     return Ok(());
@@ -188,19 +190,23 @@ impl<'r> Run<'r> {
     }
 
     /// True if what is passed has to be known at once, since the journal can make room only then for what the sink hands back.
-    fn is_pressed(&self) -> bool {
+    fn is_pressed(&self, position: u64) -> bool {
         self.reader.sink().hands_back()
-            && self.pace.is_dirty(self.reader.handle.progress().position)
+            && self.pace.is_dirty(position)
             && !self.reader.journal.status().is_ok()
+    }
+
+    /// How far the route is here.
+    fn progress(&self) -> Result<Progress, RouteError> {
+        let lost = || RouteError::Lost("this process has begun to read it anew".to_owned());
+        self.reader.handle.progress().ok_or_else(lost)
     }
 
     /// How long until the next commit: until the sink has kept long enough what it was handed, if it keeps something. After
     /// a flush by somebody else, a replay, it keeps nothing any more that is not settled yet.
-    fn commit_in(&self, idle: bool) -> Duration {
+    fn commit_in(&self, position: u64, idle: bool) -> Duration {
         if self.reader.kept.is_none() {
-            return self
-                .pace
-                .due_in(self.reader.handle.progress().position, idle);
+            return self.pace.due_in(position, idle);
         }
         let until = self.reader.sink().keeps_until();
         until.map_or(Duration::ZERO, |at| {
@@ -214,8 +220,6 @@ impl<'r> Run<'r> {
             reader,
             subscription,
             ahead,
-            pace,
-            ends,
             ..
         } = self;
         let started = Instant::now();
@@ -233,7 +237,14 @@ impl<'r> Run<'r> {
         if let Some(kept) = reader.kept.take() {
             kept.settle(&handle);
         }
-        let progress = handle.progress();
+        let progress = self.progress()?;
+        let Self {
+            reader,
+            subscription,
+            pace,
+            ends,
+            ..
+        } = self;
         let saved = Saved {
             books: progress.books,
             carried: progress.carried,

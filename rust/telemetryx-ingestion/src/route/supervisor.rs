@@ -132,6 +132,7 @@ impl Route {
         };
         let mut more = true;
         let (drain, stop) = self.stoppers();
+        let this = Arc::new(self);
         loop {
             tokio::select! {
                 biased;
@@ -140,12 +141,11 @@ impl Route {
                 Some(_) = readers.join_next() => {}
                 assigned = assignments.next(), if more => match assigned {
                     Ok(assignment) => {
-                        let reader = self.reader(assignment).await;
-                        readers.spawn(reader.run());
+                        readers.spawn(Arc::clone(&this).read(assignment));
                     }
                     Err(JournalError::Closed) => more = false,
                     Err(error) => {
-                        tracing::warn!(route = self.name(), %error, "no partition can be read");
+                        tracing::warn!(route = this.name(), %error, "no partition can be read");
                         tokio::time::sleep(PAUSE).await;
                     }
                 },
@@ -176,7 +176,22 @@ impl Route {
         Some(assignments)
     }
 
+    /// Opens a partition and reads it, unless it is to go to another process, or the route to end, before it is open.
+    async fn read(self: Arc<Self>, assignment: Box<dyn Assignment>) {
+        let revoked = assignment.revoked();
+        let (drain, stop) = self.stoppers();
+        let reader = tokio::select! {
+            biased;
+            () = revoked.cancelled() => return,
+            () = drain.cancelled() => return,
+            () = stop.cancelled() => return,
+            reader = self.reader(assignment) => reader,
+        };
+        reader.run().await;
+    }
+
     async fn reader(&self, assignment: Box<dyn Assignment>) -> Reader {
+        let mut said = None;
         let plugins = loop {
             if let Some(made) = self.plugins.lock().take() {
                 break made;
@@ -186,7 +201,10 @@ impl Route {
                 // They could be made before: a file of theirs has changed.
                 Err(errors) => {
                     let error = errors.first().map(ToString::to_string);
-                    tracing::error!(route = self.name(), error, "the plug-ins cannot be made");
+                    if error != said {
+                        tracing::error!(route = self.name(), error, "the plug-ins cannot be made");
+                        said = error;
+                    }
                     tokio::time::sleep(PAUSE).await;
                 }
             }
