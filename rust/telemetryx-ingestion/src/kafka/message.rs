@@ -37,6 +37,24 @@ pub(crate) struct Scratch {
     number: Vec<u8>,
 }
 
+impl Scratch {
+    fn write(&mut self, format: Format, event: &Event<'_>) {
+        self.key.clear();
+        self.value.clear();
+        self.key.extend_from_slice(event.key().as_bytes());
+        match format {
+            Format::Protobuf => wire::encode_message(event, &mut self.value),
+            Format::Json => json::write_event(event, &mut self.value),
+        }
+    }
+}
+
+/// Bytes of key and value of the message for `event`.
+pub(crate) fn bytes(format: Format, event: &Event<'_>, scratch: &mut Scratch) -> usize {
+    scratch.write(format, event);
+    scratch.key.len() + scratch.value.len()
+}
+
 /// The message for `event`, with its id in the header of that name. It is copied when it is sent.
 pub(crate) fn record<'s, D: IntoOpaque>(
     topic: &'s str,
@@ -46,14 +64,8 @@ pub(crate) fn record<'s, D: IntoOpaque>(
     scratch: &'s mut Scratch,
     opaque: D,
 ) -> BaseRecord<'s, [u8], [u8], D> {
-    scratch.key.clear();
-    scratch.value.clear();
     scratch.number.clear();
-    scratch.key.extend_from_slice(event.key().as_bytes());
-    match format {
-        Format::Protobuf => wire::encode_message(event, &mut scratch.value),
-        Format::Json => json::write_event(event, &mut scratch.value),
-    }
+    scratch.write(format, event);
     json::write_number(u64::from(event.schema_version), &mut scratch.number);
     let header = |key, value| Header {
         key,

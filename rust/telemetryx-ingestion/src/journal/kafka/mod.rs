@@ -57,7 +57,7 @@ use super::{
     Extent, Journal, JournalError, JournalStatus, Position, SharedTable,
 };
 use crate::config::{KafkaJournalConfig, KafkaSpill};
-use crate::kafka::message::{self, Scratch};
+use crate::kafka::message::{self, Format, Scratch};
 use crate::observe::Metrics;
 
 /// How long the start waits for Kafka before it goes on without.
@@ -116,7 +116,7 @@ impl KafkaJournal {
         let settings = self.watch.settings();
         let deadline = tokio::time::Instant::now() + settings.delivery_timeout;
         // Nothing is sent of a batch that cannot be sent whole.
-        if !fits(batch, sender.message_bytes_max()) {
+        if !fits(batch, settings.format, sender.message_bytes_max()) {
             return Err(SendError::TooLarge);
         }
         let sending = sender.begin(batch.events, batch.body.len())?;
@@ -149,19 +149,18 @@ impl KafkaJournal {
 }
 
 /// True if each event fits into a message of so many bytes.
-fn fits(batch: &EncodedBatch, most: usize) -> bool {
-    let too_large = |event: &telemetryx_common::Event<'_>| {
-        let text = event.payload.len() + event.attributes.iter().map(size).sum::<usize>();
-        text + event.key().len() + 1024 + HEADERS_BYTES > most
+fn fits(batch: &EncodedBatch, format: Format, most: usize) -> bool {
+    // JSON writes a byte as six at the most; how an event is stored is about as long as what it says.
+    let most_of_each = match format {
+        Format::Protobuf => batch.body.len(),
+        Format::Json => 6 * batch.body.len() + 1024,
     };
-    batch.body.len() + HEADERS_BYTES <= most
-        || !wire::events(&batch.body)
-            .flatten()
-            .any(|event| too_large(&event))
-}
-
-fn size((name, value): &(impl AsRef<str>, impl AsRef<str>)) -> usize {
-    name.as_ref().len() + value.as_ref().len()
+    if most_of_each + HEADERS_BYTES <= most {
+        return true;
+    }
+    let mut scratch = Scratch::default();
+    let mut events = wire::events(&batch.body).flatten();
+    events.all(|event| message::bytes(format, &event, &mut scratch) + HEADERS_BYTES <= most)
 }
 
 impl KafkaJournal {
@@ -257,7 +256,11 @@ impl Journal for KafkaJournal {
     }
 
     async fn refresh(&self) -> Result<(), JournalError> {
-        self.watch.look_now().await
+        self.watch.look_now().await?;
+        match self.watch.seen().positions_fault() {
+            Some(fault) => Err(JournalError::Io(fault)),
+            None => Ok(()),
+        }
     }
 
     async fn scan(
@@ -300,4 +303,38 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, JournalError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|error| Err(JournalError::Io(error.to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use telemetryx_common::{Event, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn event_fits_as_it_is_written_and_not_as_it_came() {
+        let fits = |attribute: String, format| {
+            let mut event = Event::new(Timestamp::UNIX_EPOCH);
+            event.attributes.push(("a".into(), attribute.into()));
+            let mut body = Vec::new();
+            wire::encode_event(&event, "e", &mut body);
+            let batch = EncodedBatch {
+                body: body.into(),
+                events: 1,
+                earliest: Timestamp::UNIX_EPOCH,
+                latest: Timestamp::UNIX_EPOCH,
+                is_own: false,
+            };
+            fits(&batch, format, 10_000)
+        };
+        let (letters, quotes) = (|count| "x".repeat(count), |count| "\"".repeat(count));
+        for format in [Format::Protobuf, Format::Json] {
+            assert!(fits(letters(9_000), format));
+            assert!(!fits(letters(10_000), format));
+        }
+        // JSON writes each as two.
+        assert!(fits(quotes(9_000), Format::Protobuf));
+        assert!(fits(quotes(4_500), Format::Json));
+        assert!(!fits(quotes(5_000), Format::Json));
+    }
 }

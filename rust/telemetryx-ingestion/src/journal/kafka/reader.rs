@@ -137,6 +137,7 @@ impl Reader {
     }
 
     fn run(self: Arc<Self>) {
+        let mut said = None;
         while !self.is_stopped() {
             // Without the topic and its name nothing can be read.
             if !self.watch.is_ready() {
@@ -145,13 +146,19 @@ impl Reader {
             }
             let clients = self.watch.clients();
             match self.open() {
-                Ok(consumer) => self.poll(consumer, clients),
+                Ok(consumer) => {
+                    said = None;
+                    self.poll(consumer, clients);
+                }
                 Err(error) => {
-                    tracing::warn!(
-                        route = self.route,
-                        error,
-                        "the route's group cannot be joined"
-                    );
+                    if said.as_ref() != Some(&error) {
+                        tracing::warn!(
+                            route = self.route,
+                            error,
+                            "the route's group cannot be joined"
+                        );
+                        said = Some(error);
+                    }
                     std::thread::sleep(Duration::from_secs(1));
                 }
             }

@@ -1,7 +1,7 @@
 //! What was last seen of Kafka: what is asked of it without waiting.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use telemetryx_common::Timestamp;
@@ -9,15 +9,26 @@ use telemetryx_common::Timestamp;
 use super::super::{Committed, Extent, Position};
 use crate::clock;
 
+/// An acknowledgement ends the trouble with appends if none has failed for so long. Some partitions may take events while
+/// others do not: that is one outage, not many.
+const QUIET: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 2000 });
+
 /// Why nothing can be written.
 #[derive(Debug, Clone)]
 pub(super) struct Problem {
     pub(super) reason: String,
     pub(super) since: Timestamp,
-    /// What was sent is not acknowledged: only an acknowledgement ends it.
-    pub(super) of_appends: bool,
+    /// When something that was sent was last not acknowledged, if that happened: only an acknowledgement ends it.
+    append_failed: Option<Instant>,
     /// Since when it does not answer either, if so.
     pub(super) unreachable: Option<Instant>,
+}
+
+impl Problem {
+    /// What was sent is not acknowledged.
+    pub(super) fn is_of_appends(&self) -> bool {
+        self.append_failed.is_some()
+    }
 }
 
 /// See the module.
@@ -33,6 +44,8 @@ struct View {
     /// How many looks at positions were begun.
     looks: u64,
     warnings: Vec<String>,
+    /// Why the positions of a route cannot be asked for: those that are known are older.
+    positions_fault: Option<String>,
     problem: Option<Problem>,
 }
 
@@ -71,7 +84,33 @@ impl Seen {
     }
 
     pub(super) fn warnings(&self) -> Vec<String> {
-        self.0.lock().warnings.clone()
+        let view = self.0.lock();
+        let mut warnings = view.warnings.clone();
+        warnings.extend(view.positions_fault.as_ref().map(|fault| {
+            format!(
+                "how far the routes are is known from before, since it cannot be asked for: {fault}"
+            )
+        }));
+        warnings
+    }
+
+    /// Why the positions that are known may be old.
+    pub(super) fn positions_fault(&self) -> Option<String> {
+        self.0.lock().positions_fault.clone()
+    }
+
+    /// Positions were asked for.
+    pub(super) fn set_positions_fault(&self, fault: Option<String>) {
+        let before = std::mem::replace(&mut self.0.lock().positions_fault, fault.clone());
+        match fault {
+            Some(fault) if before.is_none() => {
+                tracing::warn!(fault, "the positions of the routes cannot be asked for");
+            }
+            None if before.is_some() => {
+                tracing::info!("the positions of the routes are known again")
+            }
+            _ => {}
+        }
     }
 
     pub(super) fn problem(&self) -> Option<Problem> {
@@ -190,17 +229,22 @@ impl Seen {
                 extent.end = extent.end.max(range.end());
             }
         }
-        let failing = |problem: &Problem| problem.of_appends;
-        if view.problem.as_ref().is_some_and(failing) {
-            drop(view);
-            self.acknowledged();
-        }
+        drop(view);
+        self.acknowledged();
     }
 
     /// Kafka acknowledges what is sent.
     pub(super) fn acknowledged(&self) {
-        self.0.lock().problem = None;
-        tracing::info!("Kafka acknowledges events again");
+        let mut view = self.0.lock();
+        let failed = view
+            .problem
+            .as_ref()
+            .and_then(|problem| problem.append_failed);
+        if failed.is_some_and(|failed| failed.elapsed() >= QUIET) {
+            view.problem = None;
+            drop(view);
+            tracing::info!("Kafka acknowledges events again");
+        }
     }
 
     /// New warnings are said in the log, once each.
@@ -220,7 +264,7 @@ impl Seen {
             return;
         };
         problem.unreachable = None;
-        if !problem.of_appends {
+        if !problem.is_of_appends() {
             view.problem = None;
             drop(view);
             tracing::info!("Kafka is there");
@@ -230,19 +274,21 @@ impl Seen {
     /// Something cannot be done.
     pub(super) fn failed(&self, reason: &str, of_appends: bool) {
         let mut view = self.0.lock();
-        let now = (!of_appends).then(Instant::now);
+        let now = Instant::now();
+        let (append_failed, unreachable) =
+            (of_appends.then_some(now), (!of_appends).then_some(now));
         match &mut view.problem {
             Some(problem) => {
                 reason.clone_into(&mut problem.reason);
-                problem.of_appends |= of_appends;
-                problem.unreachable = problem.unreachable.or(now);
+                problem.append_failed = append_failed.or(problem.append_failed);
+                problem.unreachable = problem.unreachable.or(unreachable);
             }
             None => {
                 view.problem = Some(Problem {
                     reason: reason.to_owned(),
                     since: clock::now(),
-                    of_appends,
-                    unreachable: now,
+                    append_failed,
+                    unreachable,
                 });
                 drop(view);
                 tracing::warn!(reason, "the journal cannot be written");
@@ -327,6 +373,23 @@ mod tests {
     }
 
     #[test]
+    fn acknowledgements_between_failures_end_nothing() {
+        let seen = Seen::default();
+        seen.failed("one partition has too few replicas", true);
+        let since = seen.problem().unwrap().since;
+        let position = Position {
+            ranges: smallvec::SmallVec::new(),
+        };
+        seen.appended(&position);
+        seen.failed("one partition has too few replicas", true);
+        seen.acknowledged();
+        assert_eq!(seen.problem().unwrap().since, since);
+        std::thread::sleep(QUIET);
+        seen.appended(&position);
+        assert!(seen.problem().is_none());
+    }
+
+    #[test]
     fn kafka_is_unreachable_until_it_answers_whatever_becomes_of_appends() {
         let seen = Seen::default();
         let unreachable = || seen.problem().is_some_and(|it| it.unreachable.is_some());
@@ -338,7 +401,8 @@ mod tests {
         assert!(unreachable());
         assert_eq!(seen.problem().unwrap().unreachable, since);
         seen.answered();
-        assert!(!unreachable() && seen.problem().unwrap().of_appends);
+        assert!(!unreachable() && seen.problem().unwrap().is_of_appends());
+        std::thread::sleep(QUIET);
         seen.acknowledged();
         assert!(seen.problem().is_none());
         seen.failed("no answer", false);

@@ -23,8 +23,8 @@ use crate::kafka::settings::words;
 
 /// How long to wait for a change before looking whether to stop.
 const LOOK: Duration = Duration::from_millis(100);
-/// The control topic is small; one that takes longer to read is tried again.
-const READ_WAIT_MAX: Duration = Duration::from_secs(20);
+/// How long the next record is waited for; refused events and dead letters lie there too, so all of them take their time.
+const NEWS_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// The table of a journal.
 pub(super) struct ControlTable {
@@ -114,10 +114,11 @@ pub(super) async fn put(
 /// Kafka's words.
 pub(super) fn names(settings: &Settings) -> Result<Vec<String>, String> {
     let consumer = open(settings, 0)?;
-    let (mut names, begun) = (Vec::new(), Instant::now());
-    while begun.elapsed() < READ_WAIT_MAX {
+    let (mut names, mut news) = (Vec::new(), Instant::now());
+    while news.elapsed() < NEWS_WAIT_MAX {
         match consumer.poll(LOOK) {
             Some(Ok(message)) => {
+                news = Instant::now();
                 let key = message.key().unwrap_or_default();
                 names.push(String::from_utf8_lossy(key).into_owned());
             }
@@ -125,10 +126,12 @@ pub(super) fn names(settings: &Settings) -> Result<Vec<String>, String> {
             Some(Err(_)) | None => {}
         }
     }
-    let last = consumer.client().context().last_error().unwrap_or_default();
+    let last = consumer.client().context().last_error();
     Err(format!(
-        "topic `{}` cannot be read: {last}",
-        settings.control
+        "topic `{}` cannot be read to its end: {} after {} records",
+        settings.control,
+        last.unwrap_or_else(|| format!("nothing came for {NEWS_WAIT_MAX:?}")),
+        names.len()
     ))
 }
 
@@ -168,7 +171,7 @@ pub(super) fn follow(
     wants: impl Fn(&str) -> bool,
     mut on: impl FnMut(TableChange),
 ) {
-    let (mut next, mut up_to_date) = (0, false);
+    let (mut next, mut up_to_date, mut said) = (0, false, None);
     let stops = || stop.load(Ordering::Relaxed) || watch.is_closed();
     let mut identity = watch.seen().identity();
     while !stops() {
@@ -186,11 +189,14 @@ pub(super) fn follow(
         let opened = opened.and_then(|from| Ok((open(watch.settings(), from)?, from)));
         let consumer = match opened {
             Ok((consumer, from)) => {
-                (identity, next) = (now, from);
+                (identity, next, said) = (now, from, None);
                 consumer
             }
             Err(error) => {
-                tracing::warn!(error, "the control topic cannot be read");
+                if said.as_ref() != Some(&error) {
+                    tracing::warn!(error, "the control topic cannot be read");
+                    said = Some(error);
+                }
                 std::thread::sleep(Duration::from_secs(1));
                 continue;
             }

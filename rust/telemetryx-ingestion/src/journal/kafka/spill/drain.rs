@@ -132,13 +132,13 @@ impl Drain {
                 continue;
             }
             match self.hand_over().await {
-                Ok(()) => self.work.acknowledged = Some(Instant::now()),
+                Ok(()) => {
+                    self.work.acknowledged = Some(Instant::now());
+                    self.store.no_trouble();
+                }
                 Err(Trouble::Stopped) => break,
                 Err(Trouble::Failed(error)) => {
-                    tracing::warn!(
-                        error,
-                        "spilled events could not be handed to Kafka; they are tried again"
-                    );
+                    self.store.set_trouble(error);
                     self.work.sender = None;
                     self.work.reader = None;
                     self.work.acknowledged = None;
@@ -437,9 +437,11 @@ impl Drain {
             match told.await {
                 Ok(()) => break,
                 Err(error) => {
-                    tracing::debug!(error, "where spilled events went cannot be told yet");
+                    self.store
+                        .set_trouble(format!("where they went cannot be told: {error}"));
                     self.gate.give_up_holding();
                     self.sleep(LOOK_EVERY).await;
+                    self.go_on()?;
                     self.usable().await?;
                 }
             }

@@ -85,8 +85,9 @@ impl SpillJournal {
         let moved = Arc::new(Moved::follow(&kafka.watch)?);
         let spill = folder.map(|folder| {
             let store = Arc::new(Store::open(folder, bytes_max, Arc::clone(&metrics))?);
-            let oldest = store.oldest();
             let events = store.pending().events;
+            // Whatever can be read of them: what comes now is behind them.
+            let oldest = (events > 0).then(|| store.oldest().unwrap_or_else(clock::now));
             if events > 0 {
                 tracing::info!(
                     events,
@@ -153,7 +154,8 @@ impl SpillJournal {
             (Way::Spill(_entering), _) => {
                 let most = self.kafka.watch.message_bytes_max();
                 // What Kafka could not take would be in its way for ever.
-                if !fits(&batch, most.unwrap_or(MESSAGE_BYTES_USUAL)) {
+                let format = self.kafka.watch.settings().format;
+                if !fits(&batch, format, most.unwrap_or(MESSAGE_BYTES_USUAL)) {
                     let bytes = batch.body.len();
                     return Err(AppendError::TooLarge { bytes });
                 }
@@ -288,7 +290,7 @@ impl Journal for SpillJournal {
         let since = since.or_else(|| status.since.clone());
         status.spill = Some(SpillStatus {
             since: since.unwrap_or_else(|| clock::now().to_string()),
-            reason: status.reason.take(),
+            reason: status.reason.take().or_else(|| spill.store.trouble()),
             events: pending.events,
             bytes: pending.bytes,
             oldest: spill.store.oldest().map(|oldest| oldest.to_string()),
@@ -338,7 +340,7 @@ impl Journal for SpillJournal {
     async fn refresh(&self) -> Result<(), JournalError> {
         // Nobody waits for what is known to be away.
         let problem = self.kafka.watch.seen().problem();
-        match problem.filter(|problem| !problem.of_appends) {
+        match problem.filter(|problem| !problem.is_of_appends()) {
             Some(problem) => Err(JournalError::Io(problem.reason)),
             None => {
                 let refreshed = tokio::time::timeout(REFRESH_WAIT_MAX, self.kafka.refresh());

@@ -51,6 +51,8 @@ pub(super) struct Store {
     cursor: Mutex<Cursor>,
     /// A position, and when the event there was accepted: read once.
     oldest: Mutex<Option<(u64, Timestamp)>>,
+    /// Why it is not handed over, though Kafka is there.
+    trouble: Mutex<Option<String>>,
     bytes_max: u64,
     metrics: Arc<Metrics>,
 }
@@ -81,6 +83,7 @@ impl Store {
             journal,
             cursor: Mutex::new(cursor),
             oldest: Mutex::new(None),
+            trouble: Mutex::new(None),
             bytes_max,
             metrics,
         })
@@ -199,6 +202,28 @@ impl Store {
     pub(super) fn reader(&self) -> Result<Reader, String> {
         let reader = self.journal.reader(Offset::new(self.position()));
         reader.map_err(|error| error.to_string())
+    }
+
+    /// Why nothing is handed over, though Kafka is there.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
+    }
+
+    /// The batch that is next cannot be handed over; said once for the same words.
+    pub(super) fn set_trouble(&self, words: String) {
+        let mut trouble = self.trouble.lock();
+        if trouble.as_ref() != Some(&words) {
+            tracing::warn!(
+                error = words,
+                "spilled events could not be handed to Kafka; they are tried again"
+            );
+            *trouble = Some(words);
+        }
+    }
+
+    /// A batch was handed over.
+    pub(super) fn no_trouble(&self) {
+        *self.trouble.lock() = None;
     }
 
     /// Waits until there is an event at or behind `offset`. False: there will never be one.

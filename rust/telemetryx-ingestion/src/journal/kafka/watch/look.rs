@@ -144,7 +144,9 @@ impl Watch {
         }
         looking.doubts = 0;
         self.seen.set_extents(extents);
-        self.look_at_groups(looking)?;
+        // Events are taken in all the same, also while a coordinator of groups is away.
+        let fault = self.look_at_groups(looking).err();
+        self.seen.set_positions_fault(fault);
         for (route, partition, lag) in self.seen.lags() {
             let gauge = looking.lags.entry((route, partition));
             let gauge =
@@ -358,7 +360,7 @@ impl Watch {
         let Some(sender) = self.sender.load_full() else {
             return Ok(());
         };
-        if !problem.is_some_and(|problem| problem.of_appends) {
+        if !problem.is_some_and(|problem| problem.is_of_appends()) {
             return Ok(());
         }
         let record = [(
