@@ -87,6 +87,7 @@ impl Delivery {
 
     /// Adds as much of `slice` as fits `limit` and was not read before; what does not fit comes back, and this is full then.
     pub fn add(&mut self, mut slice: Slice, limit: BatchLimit) -> Option<Slice> {
+        debug_assert!(slice.first <= self.end, "what is not there is missed first");
         // A reader that starts inside a record gets all of it.
         let passed = self.end.saturating_sub(slice.first);
         if passed > 0 {

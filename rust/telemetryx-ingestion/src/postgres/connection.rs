@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
-use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode};
+use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode, TargetSessionAttrs};
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -36,6 +36,8 @@ pub(crate) struct Connector {
     password: Option<SinkSecret>,
     tls: Option<TlsFiles>,
     timeout: Duration,
+    /// Leaves servers alone that take nothing in, unless the URL says which are wanted.
+    writes: bool,
 }
 
 /// An open connection. Dropped, it is closed at once, whatever is under way.
@@ -61,12 +63,19 @@ impl Connector {
             password: SinkSecret::of("password", None, config.password_file)?,
             tls: config.tls,
             timeout,
+            writes: false,
         };
         let server = this.server().map_err(PluginError::Settings)?;
         if let Some(tls) = this.tls_of(&server) {
             tls.client_config()?;
         }
         Ok(this)
+    }
+
+    /// As it is, but for servers only that can be written to, unless the URL says otherwise (`target_session_attrs`).
+    pub(crate) fn that_writes(mut self) -> Self {
+        self.writes = true;
+        self
     }
 
     /// A new connection with `settings`, SQL that sets up the session. Of several hosts it is the first that answers; each has
@@ -97,8 +106,7 @@ impl Connector {
                 .map(|tls| (server, tls))
         })?;
         let mut hosts = hosts(&server);
-        let count = hosts.len();
-        let at_most = self.timeout / u32::try_from(count).unwrap_or(u32::MAX);
+        let at_most = self.timeout / u32::try_from(hosts.len()).unwrap_or(u32::MAX);
         let mut said = Vec::new();
         for (name, host) in &mut hosts {
             // A name may stand for several addresses.
@@ -113,10 +121,7 @@ impl Connector {
                 Ok(Err(words)) => words,
                 Err(_) => format!("no connection within {at_most:?}"),
             };
-            said.push(match count {
-                1 => words,
-                _ => format!("{name}: {words}"),
-            });
+            said.push(format!("{name}: {words}"));
         }
         Err(said.join("; "))
     }
@@ -186,6 +191,9 @@ impl Connector {
             (None, SslMode::Prefer) => server.ssl_mode(SslMode::Disable),
             (None, _) => &mut server,
         };
+        if self.writes && server.get_target_session_attrs() == TargetSessionAttrs::Any {
+            server.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
         if server.get_application_name().is_none() {
             server.application_name("telemetryx");
         }
@@ -207,8 +215,8 @@ fn hosts(server: &Config) -> Vec<(String, Config)> {
     let fits = |length: usize, least: usize| length <= least || length == count;
     let fit = fits(names.len(), 0) && fits(addresses.len(), 0) && fits(ports.len(), 1);
     // Where they do not fit together, the library says so.
-    if count == 1 || !fit {
-        return vec![(String::new(), server.clone())];
+    if !fit {
+        return vec![("url".to_owned(), server.clone())];
     }
     let mut hosts: Vec<_> = (0..count)
         .map(|place| {
@@ -254,7 +262,7 @@ fn hosts(server: &Config) -> Vec<(String, Config)> {
                 .channel_binding(server.get_channel_binding())
                 .keepalives(server.get_keepalives())
                 .target_session_attrs(server.get_target_session_attrs());
-            (name, alone)
+            (name, if count == 1 { server.clone() } else { alone })
         })
         .collect();
     if server.get_load_balance_hosts() == LoadBalanceHosts::Random {

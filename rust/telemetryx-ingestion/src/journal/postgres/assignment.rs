@@ -11,18 +11,20 @@ use uuid::Uuid;
 
 use super::super::{Assignment, FailedDelivery, JournalError, Subscription};
 use super::core::Core;
+use super::members::Key;
 use super::seen::Place;
 use super::subscription::PostgresSubscription;
 
 /// What every route would write with every commit must not be larger.
 pub(super) const STATE_BYTES_MAX: usize = 1 << 20;
 
-const OPEN: &str = "SELECT position, bytes_passed, state FROM {s}.positions \
+const OPEN: &str = "SELECT position, bytes_passed, state, version FROM {s}.positions \
     WHERE route = $1 AND partition = $2 AND claim = $3";
-/// Position, state and books are one row; what a failure left there is over.
+/// Position, state and books are one row; what a failure left there is over. One that comes late, over a connection that was
+/// given up, finds another version.
 const COMMIT: &str = "UPDATE {s}.positions SET position = $4, bytes_passed = $5, state = coalesce($6, state), \
     version = version + 1, attempts = 0, failed_from = NULL, failed_to = NULL, next_attempt_at = NULL, \
-    last_error = NULL WHERE route = $1 AND partition = $2 AND claim = $3 RETURNING version";
+    last_error = NULL WHERE route = $1 AND partition = $2 AND claim = $3 AND version = $7 RETURNING version";
 
 /// See the module.
 pub(super) struct Held {
@@ -59,6 +61,10 @@ impl Held {
         self.partition
     }
 
+    pub(super) fn key(&self) -> Key {
+        (self.route.clone(), self.partition)
+    }
+
     pub(super) fn claim(&self) -> Uuid {
         self.claim
     }
@@ -92,20 +98,23 @@ impl Held {
         JournalError::Lost(format!("partition {}", self.partition))
     }
 
-    fn is_lost(&self) -> JournalError {
+    /// The row says that it is somebody else's.
+    fn lose(&self) -> JournalError {
         self.end();
         self.core.members().wake();
         self.lost()
     }
 
-    /// Saves a position, and a state unless it is the one that is there.
+    /// Saves a position, and a state unless it is the one that is there, over what was saved with `version`; the version of
+    /// what is there then.
     pub(super) async fn commit(
         &self,
         position: u64,
         bytes_passed: u64,
         state: &[u8],
         is_same: bool,
-    ) -> Result<(), JournalError> {
+        version: i64,
+    ) -> Result<i64, JournalError> {
         self.check()?;
         if state.len() > STATE_BYTES_MAX {
             return Err(JournalError::StateTooLarge {
@@ -118,17 +127,18 @@ impl Held {
         };
         let (partition, position_number) = (self.partition.cast_signed(), number(position)?);
         let (bytes_number, new_state) = (number(bytes_passed)?, (!is_same).then_some(state));
-        let parameters: [&(dyn ToSql + Sync); 6] = [
+        let parameters: [&(dyn ToSql + Sync); 7] = [
             &self.route,
             &partition,
             &self.claim,
             &position_number,
             &bytes_number,
             &new_state,
+            &version,
         ];
-        let saved = self.core.books().rows(COMMIT, &parameters).await?;
+        let saved = self.core.rows_where_looked(COMMIT, &parameters).await?;
         let Some(row) = saved.first() else {
-            return Err(self.is_lost());
+            return Err(self.lose());
         };
         let place = Place {
             position: Some(position),
@@ -136,10 +146,11 @@ impl Held {
             state: Bytes::copy_from_slice(state),
             version: row.get(0),
         };
+        let version = place.version;
         self.core
             .seen()
             .set_place(&self.route, self.partition, place);
-        Ok(())
+        Ok(version)
     }
 
     async fn open(self: &Arc<Self>) -> Result<PostgresSubscription, JournalError> {
@@ -149,8 +160,9 @@ impl Held {
         let found = self.core.books().rows(OPEN, &parameters).await?;
         // What is there now, so that it is known what is missing.
         self.core.refresh().await?;
+        self.check()?;
         let Some(row) = found.first() else {
-            return Err(self.is_lost());
+            return Err(self.lose());
         };
         let (position, bytes, state): (Option<i64>, i64, &[u8]) =
             (row.get(0), row.get(1), row.get(2));
@@ -175,9 +187,9 @@ impl Held {
         }
         Ok(PostgresSubscription::new(
             Arc::clone(self),
-            position,
-            bytes,
+            (position, bytes),
             Bytes::copy_from_slice(state),
+            row.get(3),
         ))
     }
 }
@@ -212,6 +224,6 @@ impl Assignment for PostgresAssignment {
     }
 
     fn failed(&self, failure: FailedDelivery) {
-        self.0.core.members().failed(&self.0, failure);
+        self.0.core.failures().add(&self.0, failure);
     }
 }

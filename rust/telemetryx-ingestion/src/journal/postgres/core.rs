@@ -1,9 +1,11 @@
 //! What all parts of the journal share, and the look at the tables.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use telemetryx_common::Timestamp;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
@@ -11,7 +13,8 @@ use uuid::Uuid;
 
 use super::super::{AppendError, JournalError};
 use super::append::Queue;
-use super::link::{Fault, Link};
+use super::failures::Failures;
+use super::link::{Fault, Link, Opener};
 use super::members::Members;
 use super::schema::{self, Found};
 use super::seen::{End, Piece, Place, Seen};
@@ -28,24 +31,36 @@ const JOURNAL: &str = "SELECT identity, sequence, \
     ARRAY(SELECT DISTINCT route FROM {s}.positions WHERE route <> ALL ($1)), \
     current_setting('fsync'), current_setting('full_page_writes'), pg_is_in_recovery() FROM {s}.journal";
 const PARTITIONS: &str = "SELECT partition, next_offset, bytes FROM {s}.partitions";
-const PIECES: &str = "SELECT piece, starts, bytes_before, (extract(epoch FROM made_at) * 1000000)::bigint \
-    FROM {s}.pieces ORDER BY piece";
+const PIECES: &str = "SELECT piece, starts, bytes_before, (extract(epoch FROM made_at) * 1000000)::bigint, \
+    (extract(epoch FROM clock_timestamp() - made_at) * 1000000)::bigint FROM {s}.pieces ORDER BY piece";
+/// Who knew the journal as it was before sees that it is another one.
+const RENAME: &str = "UPDATE {s}.journal SET identity = $1 WHERE identity = $2";
 const POSITIONS: &str = "SELECT p.route, p.partition, p.position, p.bytes_passed, p.version, p.state \
     FROM {s}.positions p LEFT JOIN unnest($1::text[], $2::integer[], $3::bigint[]) AS known (route, partition, version) \
     USING (route, partition) WHERE p.version IS DISTINCT FROM known.version AND p.route = ANY ($4::text[])";
 const ADD_ROUTES: &str = "INSERT INTO {s}.positions (route, partition) \
     SELECT route, partition FROM unnest($1::text[]) AS route, {s}.partitions ON CONFLICT DO NOTHING";
 
+/// How often it is looked whether the server that answers now is as far as the one before.
+const LOOKS: u32 = 3;
+
 /// See the module.
 pub(super) struct Core {
     settings: Arc<Settings>,
+    opener: Opener,
     /// The routes of the config.
     routes: Vec<String>,
+    /// False: what is not there is not made, and nothing is kept.
+    makes: bool,
     seen: Seen,
     queue: Queue,
     books: Link,
+    leases: Link,
     reads: Link,
     members: Members,
+    failures: Failures,
+    /// The session of `books` in which it was last looked.
+    looked_in: AtomicU64,
     is_ready: watch::Sender<bool>,
     /// What was found when it was looked last, if the tables are there.
     found: tokio::sync::Mutex<Option<Found>>,
@@ -55,15 +70,25 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(settings: Settings, routes: &[String]) -> Self {
+    /// For these routes. `makes`: what is not there is made, as a service does.
+    pub(super) fn new(settings: Settings, routes: &[String], makes: bool, runtime: Handle) -> Self {
         let settings = Arc::new(settings);
+        let opener = Opener {
+            settings: Arc::clone(&settings),
+            runtime,
+        };
         Self {
             seen: Seen::new(routes),
             routes: routes.to_vec(),
+            makes,
             queue: Queue::default(),
-            books: Link::new(Arc::clone(&settings), BOOKS),
-            reads: Link::new(Arc::clone(&settings), READING),
+            books: Link::new(opener.clone(), BOOKS),
+            leases: Link::impatient(opener.clone(), BOOKS, settings.lease / 4),
+            reads: Link::new(opener.clone(), READING),
+            opener,
             members: Members::default(),
+            failures: Failures::default(),
+            looked_in: AtomicU64::new(0),
             is_ready: watch::Sender::new(false),
             found: tokio::sync::Mutex::new(None),
             wanted: Notify::new(),
@@ -85,9 +110,18 @@ impl Core {
         &self.queue
     }
 
-    /// For what is small: positions, leases, names.
+    pub(super) fn opener(&self) -> &Opener {
+        &self.opener
+    }
+
+    /// For what is small: positions, names.
     pub(super) fn books(&self) -> &Link {
         &self.books
+    }
+
+    /// For leases and claims, which wait for nothing else.
+    pub(super) fn leases(&self) -> &Link {
+        &self.leases
     }
 
     /// For events.
@@ -97,6 +131,11 @@ impl Core {
 
     pub(super) fn members(&self) -> &Members {
         &self.members
+    }
+
+    /// Deliveries that failed.
+    pub(super) fn failures(&self) -> &Failures {
+        &self.failures
     }
 
     pub(super) fn closed(&self) -> &CancellationToken {
@@ -156,7 +195,7 @@ impl Core {
     }
 
     /// Looks for ever: after each interval, and when somebody asks for it.
-    pub(super) async fn keep_looking(&self) {
+    pub(super) async fn keep_looking(self: Arc<Self>) {
         let mut said = String::new();
         while !self.closed.is_cancelled() {
             match self.look().await {
@@ -204,6 +243,9 @@ impl Core {
             self.begin(prepared).await?;
             *found = Some(prepared);
         }
+        // What is seen from here on is of that session, or it is looked again.
+        let session = self.books.connect().await?;
+        let at_least = self.seen.at_least();
         let known_routes = self.seen.routes();
         let asked: [&(dyn ToSql + Sync); 1] = [&known_routes];
         let (routes, partitions, versions) = self.seen.versions();
@@ -221,6 +263,15 @@ impl Core {
             *found = None;
             return Err(Fault::Away("the journal was made anew".to_owned()));
         }
+        let ends: Vec<_> = ends.iter().map(end_row).collect();
+        let sequence = row.get::<_, i64>(1).unsigned_abs();
+        if let Some(lost) = went_back(&at_least, &ends, sequence) {
+            self.rename(identity, lost).await?;
+            *found = None;
+            return Err(Fault::Away(
+                "the server went back to an earlier state".to_owned(),
+            ));
+        }
         let (oldest, newest): (Option<i64>, Option<i64>) = (row.get(2), row.get(3));
         let pieces = self.seen.pieces();
         let ends_of = |pieces: &[Piece]| {
@@ -233,10 +284,7 @@ impl Core {
             let rows = self.books.rows(PIECES, &[]).await?;
             self.seen.set_pieces(rows.iter().map(piece_of).collect());
         }
-        self.seen.set_ends(ends.iter().map(|row| {
-            let (partition, offset, bytes): (i32, i64, i64) = (row.get(0), row.get(1), row.get(2));
-            (partition.unsigned_abs(), end_of(offset, bytes))
-        }));
+        self.seen.set_ends(ends);
         for row in &places {
             let (route, partition, position): (&str, i32, Option<i64>) =
                 (row.get(0), row.get(1), row.get(2));
@@ -249,9 +297,40 @@ impl Core {
             };
             self.seen.set_place(route, partition.unsigned_abs(), place);
         }
-        self.seen.set_changed(row.get::<_, i64>(1).unsigned_abs());
+        self.seen.set_changed(sequence);
         self.seen.set_warnings(self.warnings(found, row));
+        self.looked_in.store(session, Ordering::Release);
         self.is_ready.send_replace(true);
+        Ok(())
+    }
+
+    /// What a statement answers on a session in which it was looked: before, the server may have been exchanged for one that
+    /// knows less.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub(super) async fn rows_where_looked(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<tokio_postgres::Row>, Fault> {
+        for _ in 0..LOOKS {
+            let session = self.looked_in.load(Ordering::Acquire);
+            if let Some(rows) = self.books.rows_in(session, sql, parameters).await? {
+                return Ok(rows);
+            }
+            self.look().await?;
+        }
+        Err(Fault::Away(
+            "the connection is lost again and again".to_owned(),
+        ))
+    }
+
+    /// The server lost what it had committed: offsets are given twice, so all that was known by them is of another journal.
+    async fn rename(&self, identity: Uuid, lost: String) -> Result<(), Fault> {
+        let renamed: [&(dyn ToSql + Sync); 2] = [&Uuid::now_v7(), &identity];
+        self.books.rows(RENAME, &renamed).await?;
+        self.seen.add_damage(lost);
         Ok(())
     }
 
@@ -282,8 +361,8 @@ impl Core {
         let routes: Vec<String> = row.get(4);
         for route in routes {
             warnings.push(format!(
-                "route `{route}` is not in the config and holds back the journal's retention: add it again, or \
-                 DELETE FROM {}.positions WHERE route = '{}'",
+                "route `{route}` is not in the config and holds back the journal's retention: add it again, or, once no \
+                 process has it, DELETE FROM {}.positions WHERE route = '{}'",
                 self.settings.sql("{s}"),
                 route.replace('\'', "''")
             ));
@@ -291,15 +370,19 @@ impl Core {
         warnings
     }
 
+    /// True if the server answers, and has no tables.
+    pub(super) async fn is_missing(&self) -> bool {
+        let Ok(connection) = self.opener.open("").await else {
+            return false;
+        };
+        let found = schema::find(&connection, &self.settings).await;
+        found.is_ok_and(|found| found.is_none())
+    }
+
     /// Makes the tables if they are not there.
     async fn prepare(&self) -> Result<Found, Fault> {
-        let connection = self
-            .settings
-            .connector
-            .open("")
-            .await
-            .map_err(Fault::Away)?;
-        let prepared = schema::prepare(&connection, &self.settings);
+        let connection = self.opener.open("").await?;
+        let prepared = schema::prepare(&connection, &self.settings, self.makes);
         let patience = self.settings.patience.max(Duration::from_secs(30));
         match tokio::time::timeout(patience, prepared).await {
             Ok(prepared) => prepared,
@@ -313,6 +396,9 @@ impl Core {
             self.seen.begin(found.identity, found.partitions);
             self.members.forget();
         }
+        if !self.makes {
+            return Ok(());
+        }
         let mut routes = self.routes.clone();
         routes.extend(self.members.routes());
         self.add_routes(&routes).await
@@ -325,6 +411,33 @@ impl Core {
     }
 }
 
+/// A partition's end, as a row tells it.
+fn end_row(row: &tokio_postgres::Row) -> (u32, End) {
+    let (partition, offset, bytes): (i32, i64, i64) = (row.get(0), row.get(1), row.get(2));
+    (partition.unsigned_abs(), end_of(offset, bytes))
+}
+
+/// In which way the server knows less than it did, if it does.
+fn went_back(
+    (known, names): &(Vec<End>, u64),
+    ends: &[(u32, End)],
+    sequence: u64,
+) -> Option<String> {
+    let lower = ends.iter().find_map(|(partition, end)| {
+        let known = known.get(*partition as usize)?;
+        (end.offset < known.offset).then(|| {
+            format!(
+                "partition {partition} ended at {} and ends at {}",
+                known.offset, end.offset
+            )
+        })
+    });
+    let lower = lower.or_else(|| {
+        (sequence < *names).then(|| "changes of the table of names are gone".to_owned())
+    });
+    lower.map(|lower| format!("the server lost what it had committed: {lower}"))
+}
+
 fn end_of(offset: i64, bytes: i64) -> End {
     End {
         offset: offset.unsigned_abs(),
@@ -334,7 +447,11 @@ fn end_of(offset: i64, bytes: i64) -> End {
 
 fn piece_of(row: &tokio_postgres::Row) -> Piece {
     let (starts, bytes): (Vec<i64>, Vec<i64>) = (row.get(1), row.get(2));
-    let made_at: i64 = row.get(3);
+    let (made_at, age): (i64, i64) = (row.get(3), row.get(4));
+    let (now, age) = (
+        Instant::now(),
+        Duration::from_micros(age.try_into().unwrap_or(0)),
+    );
     Piece {
         number: row.get(0),
         starts: starts
@@ -343,5 +460,6 @@ fn piece_of(row: &tokio_postgres::Row) -> Piece {
             .map(|(offset, bytes)| end_of(offset, bytes))
             .collect(),
         made_at: Timestamp::from_unix_nanos(made_at.saturating_mul(1000)),
+        made: now.checked_sub(age).unwrap_or(now),
     }
 }

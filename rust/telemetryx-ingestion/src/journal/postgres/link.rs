@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
@@ -46,6 +48,20 @@ impl Fault {
             ].contains(code)
         )
     }
+
+    /// True if another connection may do better: this one leads to a server that became a replica, or has statements that are
+    /// of former tables.
+    fn is_of_session(&self) -> bool {
+        match self {
+            Self::Away(_) => true,
+            Self::Refused { code, .. } => [
+                SqlState::READ_ONLY_SQL_TRANSACTION,
+                SqlState::INVALID_SQL_STATEMENT_NAME,
+                SqlState::FEATURE_NOT_SUPPORTED,
+            ]
+            .contains(code),
+        }
+    }
 }
 
 impl From<tokio_postgres::Error> for Fault {
@@ -70,36 +86,77 @@ impl From<Fault> for JournalError {
     }
 }
 
+/// How links are opened.
+#[derive(Clone)]
+pub(super) struct Opener {
+    pub(super) settings: Arc<Settings>,
+    /// Where the input and output of connections is done, whoever asks for them: those of the routes have nice threads.
+    pub(super) runtime: Handle,
+}
+
+impl Opener {
+    /// A connection with this SQL to set up its session.
+    ///
+    /// # Errors
+    /// [`Fault::Away`].
+    pub(super) async fn open(&self, setup: &str) -> Result<Connection, Fault> {
+        let (settings, setup) = (Arc::clone(&self.settings), setup.to_owned());
+        let opening = async move { settings.connector.open(&setup).await };
+        match self.runtime.spawn(opening).await {
+            Ok(opened) => opened.map_err(Fault::Away),
+            Err(_) => Err(Fault::Away("the journal ends".to_owned())),
+        }
+    }
+}
+
 /// See the module. Several may ask at once: each statement is a transaction of its own.
 pub(super) struct Link {
-    settings: Arc<Settings>,
+    opener: Opener,
     /// SQL that sets up the session.
-    setup: &'static str,
+    setup: String,
+    /// The longest wait for an answer.
+    patience: Duration,
     session: tokio::sync::Mutex<Option<Arc<Session>>>,
+    /// How many were opened.
+    sessions: AtomicU64,
     failed: Mutex<Option<(Instant, String)>>,
 }
 
 struct Session {
+    /// Of those that were opened, from 1 on.
+    number: u64,
     connection: Connection,
     prepared: Mutex<HashMap<String, Statement>>,
 }
 
 impl Link {
-    pub(super) fn new(settings: Arc<Settings>, setup: &'static str) -> Self {
+    /// One whose answers are waited for as long as commits are.
+    pub(super) fn new(opener: Opener, setup: &str) -> Self {
         Self {
-            settings,
-            setup,
+            setup: setup.to_owned(),
+            patience: opener.settings.patience,
+            opener,
             session: tokio::sync::Mutex::new(None),
+            sessions: AtomicU64::new(0),
             failed: Mutex::new(None),
         }
     }
 
-    /// Connects if there is no connection.
+    /// One that waits for an answer no longer than that.
+    pub(super) fn impatient(opener: Opener, setup: &str, patience: Duration) -> Self {
+        let most = patience.as_millis().max(1);
+        Self {
+            patience,
+            ..Self::new(opener, &format!("SET statement_timeout = {most}; {setup}"))
+        }
+    }
+
+    /// Connects if there is no connection; the number of the session.
     ///
     /// # Errors
     /// [`Fault`].
-    pub(super) async fn connect(&self) -> Result<(), Fault> {
-        self.session().await.map(|_| ())
+    pub(super) async fn connect(&self) -> Result<u64, Fault> {
+        self.session().await.map(|session| session.number)
     }
 
     async fn session(&self) -> Result<Arc<Session>, Fault> {
@@ -116,18 +173,19 @@ impl Link {
         {
             return Err(Fault::Away(words.clone()));
         }
-        match self.settings.connector.open(self.setup).await {
+        match self.opener.open(&self.setup).await {
             Ok(connection) => {
                 let session = Arc::new(Session {
+                    number: self.sessions.fetch_add(1, Ordering::Relaxed) + 1,
                     connection,
                     prepared: Mutex::default(),
                 });
                 *slot = Some(Arc::clone(&session));
                 Ok(session)
             }
-            Err(words) => {
-                *self.failed.lock() = Some((Instant::now(), words.clone()));
-                Err(Fault::Away(words))
+            Err(fault) => {
+                *self.failed.lock() = Some((Instant::now(), fault.words().to_owned()));
+                Err(fault)
             }
         }
     }
@@ -142,16 +200,44 @@ impl Link {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, Fault> {
         let session = self.session().await?;
-        let asking = Box::pin(session.rows(&self.settings, sql, parameters));
+        self.ask(&session, sql, parameters).await
+    }
+
+    /// The same, if that is still the session of this number. `None`: it is not, and nothing was asked.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub(super) async fn rows_in(
+        &self,
+        number: u64,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Vec<Row>>, Fault> {
+        let session = self.session().await?;
+        if session.number != number {
+            return Ok(None);
+        }
+        self.ask(&session, sql, parameters).await.map(Some)
+    }
+
+    async fn ask(
+        &self,
+        session: &Arc<Session>,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Fault> {
+        let asking = Box::pin(session.rows(&self.opener.settings, sql, parameters));
         // Who is slower than the server's own limit hangs.
-        let patience = self.settings.patience + REST;
-        let fault = match tokio::time::timeout(patience, asking).await {
+        let fault = match tokio::time::timeout(self.patience + REST, asking).await {
             Ok(Ok(rows)) => return Ok(rows),
             Ok(Err(error)) => Fault::from(error),
-            Err(_) => Fault::Away(format!("no answer within {patience:?}")),
+            Err(_) => Fault::Away(format!(
+                "PostgreSQL did not answer within {:?}",
+                self.patience
+            )),
         };
-        if matches!(fault, Fault::Away(_)) {
-            self.forget(&session).await;
+        if fault.is_of_session() {
+            self.forget(session).await;
         }
         Err(fault)
     }

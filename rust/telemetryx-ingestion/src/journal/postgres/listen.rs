@@ -6,6 +6,7 @@
 //! m                                somebody came, went, or gave partitions up
 //! ```
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -18,7 +19,7 @@ use super::seen::End;
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// Listens for ever.
-pub(super) async fn listen(core: &Core) {
+pub(super) async fn listen(core: Arc<Core>) {
     while !core.closed().is_cancelled() {
         core.ready().await;
         let (tell, heard) = mpsc::unbounded_channel();
@@ -30,7 +31,7 @@ pub(super) async fn listen(core: &Core) {
                 // What happened before is not told.
                 core.look_again();
                 core.members().wake();
-                hear(core, heard).await;
+                hear(&core, heard).await;
                 drop(connection);
             }
             Err(words) => tracing::debug!(reason = words, "nothing can be listened to"),

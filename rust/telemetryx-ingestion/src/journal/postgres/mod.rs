@@ -11,7 +11,8 @@
 //! | `listen.rs` | what processes tell each other as it happens |
 //! | `append.rs` | batches taken apart by partition, waiting to be written |
 //! | `writer.rs` | writes all that waits with one commit |
-//! | `members.rs`, `share.rs` | leases, and who reads which partitions |
+//! | `lease.rs`, `members.rs`, `share.rs` | leases, and who reads which partitions |
+//! | `failures.rs` | deliveries that failed, for whoever looks |
 //! | `assignment.rs` | a partition that this process reads |
 //! | `subscription.rs` | one reading of a partition, from its last commit |
 //! | `reading.rs` | rows by offset; reads without a position of its own; offsets by time |
@@ -25,7 +26,9 @@
 mod append;
 mod assignment;
 mod core;
+mod failures;
 mod keeper;
+mod lease;
 mod link;
 mod listen;
 mod members;
@@ -82,40 +85,39 @@ pub struct PostgresJournal {
 
 impl PostgresJournal {
     /// Connects, for these routes. While the server is away it waits for a few seconds; then it goes on, unhealthy, and is
-    /// healthy once the server is there.
+    /// healthy once the server is there. `makes`: tables that are missing are made, and kept small.
     ///
     /// # Errors
-    /// What is wrong with the settings.
+    /// What is wrong with the settings; without `makes`, that nothing is there.
     pub async fn open(
         config: &PostgresJournalConfig,
         routes: &[String],
+        makes: bool,
         metrics: Arc<Metrics>,
     ) -> Result<Self, String> {
-        let core = Arc::new(Core::new(Settings::read(config)?, routes));
+        let settings = Settings::read(config)?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("journal")
             .enable_all()
             .build()
             .map_err(|error| error.to_string())?;
-        runtime.spawn(writer::write(Arc::clone(&core), Arc::clone(&metrics)));
-        spawn(
-            &runtime,
-            &core,
-            |core| async move { core.keep_looking().await },
-        );
-        spawn(&runtime, &core, |core| async move {
-            listen::listen(&core).await
-        });
-        spawn(
-            &runtime,
-            &core,
-            |core| async move { keeper::keep(&core).await },
-        );
-        spawn(&runtime, &core, |core| async move {
-            members::keep_failures(&core).await
-        });
-        let keeping = runtime.spawn(members::keep(Arc::clone(&core)));
+        let handle = runtime.handle().clone();
+        let core = Arc::new(Core::new(settings, routes, makes, handle));
+        if !makes && core.is_missing().await {
+            // Where nothing may wait it cannot just be dropped.
+            runtime.shutdown_background();
+            return Err(schema::missing(core.settings()));
+        }
+        let own = || Arc::clone(&core);
+        runtime.spawn(writer::write(own(), Arc::clone(&metrics)));
+        runtime.spawn(own().keep_looking());
+        runtime.spawn(listen::listen(own()));
+        runtime.spawn(failures::keep(own()));
+        if makes {
+            runtime.spawn(keeper::keep(own()));
+        }
+        let keeping = runtime.spawn(lease::keep(own()));
         tokio::time::timeout(START_WAIT_MAX, core.ready())
             .await
             .ok();
@@ -136,15 +138,6 @@ impl PostgresJournal {
             runtime: Some(runtime),
         })
     }
-}
-
-/// Does it beside all else.
-fn spawn<F: Future<Output = ()> + Send + 'static>(
-    runtime: &Runtime,
-    core: &Arc<Core>,
-    work: impl FnOnce(Arc<Core>) -> F,
-) {
-    runtime.spawn(work(Arc::clone(core)));
 }
 
 #[async_trait]
@@ -190,7 +183,7 @@ impl Journal for PostgresJournal {
             end_offset: extents.iter().map(|extent| extent.end).sum(),
             segments: Some(seen.pieces().len()),
             bytes: seen.bytes(),
-            damage: Vec::new(),
+            damage: seen.damage(),
             warnings,
             spill: None,
         }

@@ -14,6 +14,8 @@ const ROWS_MAX: i64 = 1024;
 pub(super) const READ_BYTES: usize = 1 << 20;
 /// Events that were there are removed.
 const EXPIRED: &str = "removed before this route came to them";
+/// Somebody deleted them, or the server lost them.
+const MISSING: &str = "their rows are missing";
 /// A piece may be dropped, and another begun, between the look at where they begin and the question.
 const TRIES: u32 = 3;
 
@@ -23,6 +25,12 @@ pub(super) struct Row {
     pub(super) slice: Slice,
     /// Bytes that the partition had before it.
     pub(super) bytes_before: u64,
+}
+
+impl Row {
+    fn end(&self) -> u64 {
+        self.slice.first + u64::from(self.slice.events)
+    }
 }
 
 /// What there is from an offset on.
@@ -67,6 +75,7 @@ pub(super) async fn rows(
     let number =
         |number: u64| i64::try_from(number).map_err(|error| JournalError::Io(error.to_string()));
     let bytes = i64::try_from(bytes.clamp(1, READ_BYTES)).unwrap_or(i64::MAX);
+    let mut hole = None;
     for turn in 0..TRIES {
         if turn > 0 {
             core.refresh().await?;
@@ -83,24 +92,67 @@ pub(super) async fn rows(
             .iter()
             .rfind(|piece| piece.start(partition).offset <= from);
         let Some(piece) = piece else { continue };
-        let (from, to) = (number(from)?, number(to)?);
-        let parameters: [&(dyn ToSql + Sync); 4] = [&number_of, &from, &to, &bytes];
+        let (from_number, to_number) = (number(from)?, number(to)?);
+        let parameters: [&(dyn ToSql + Sync); 4] = [&number_of, &from_number, &to_number, &bytes];
         let read = match core.reads().rows(&rows_of(piece), &parameters).await {
             Ok(read) => read,
             Err(fault) if fault.is_missing() => continue,
             Err(fault) => return Err(fault.into()),
         };
-        let rows: Vec<_> = read.iter().map(row).collect();
-        if rows
-            .last()
-            .is_some_and(|row| row.slice.first + u64::from(row.slice.events) > from.unsigned_abs())
-        {
+        let mut rows: Vec<_> = read.iter().map(row).collect();
+        // Up to the first that does not follow the one before it.
+        let mut end = rows.first().map_or(0, |row| row.slice.first);
+        let mut follows = |row: &Row| {
+            let is_next = row.slice.first == end;
+            end = row.end();
+            is_next
+        };
+        let whole = rows
+            .iter()
+            .map_while(|row| follows(row).then_some(row))
+            .count();
+        let next = rows.get(whole).map(|row| row.slice.first);
+        rows.truncate(whole);
+        if rows.last().is_some_and(|row| row.end() > from) {
             return Ok(Found::Rows(rows));
         }
+        // Pieces are told of a little later than they are made: it is looked once more.
+        let next = match next {
+            Some(next) => Some(next),
+            None => match core
+                .reads()
+                .rows(&next_in(piece), &[&number_of, &from_number])
+                .await
+            {
+                Ok(rows) => rows
+                    .first()
+                    .and_then(|row| row.get::<_, Option<i64>>(0))
+                    .map(i64::unsigned_abs),
+                Err(fault) if fault.is_missing() => continue,
+                Err(fault) => return Err(fault.into()),
+            },
+        };
+        let after = pieces.iter().find(|later| later.number > piece.number);
+        let after = after.map(|later| later.start(partition).offset);
+        hole = Some(next.or(after).map_or(to, |next| next.min(to)));
     }
-    Err(JournalError::Io(format!(
-        "partition {partition}: the rows from offset {from} on are not there"
-    )))
+    let Some(to) = hole.filter(|to| *to > from) else {
+        return Err(JournalError::Io(format!(
+            "partition {partition}: the rows from offset {from} on are not there"
+        )));
+    };
+    core.seen().add_damage(format!(
+        "partition {partition}: the events from offset {from} up to {to} are not in the queue"
+    ));
+    Ok(Found::Gap { to, why: MISSING })
+}
+
+/// Where the next row begins.
+fn next_in(piece: &Piece) -> String {
+    format!(
+        "SELECT min(first_offset) FROM {{s}}.queue_{} WHERE partition = $1 AND first_offset > $2",
+        piece.number
+    )
 }
 
 fn row(row: &tokio_postgres::Row) -> Row {
@@ -192,7 +244,8 @@ pub(super) async fn offset_at(
         if received >= wanted {
             to = first.max(from);
         } else {
-            from = first + u64::from(events.unsigned_abs());
+            // Where a row is missing, the one that is found ends before the middle.
+            from = (first + u64::from(events.unsigned_abs())).max(middle + 1);
         }
     }
     Ok(from)

@@ -17,6 +17,7 @@
 
 use std::sync::Arc;
 
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
@@ -57,7 +58,7 @@ CREATE TABLE {s}.pieces (
     piece bigint PRIMARY KEY,
     starts bigint[] NOT NULL,
     bytes_before bigint[] NOT NULL,
-    made_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    made_at timestamptz NOT NULL
 );
 
 CREATE TABLE {s}.positions (
@@ -95,13 +96,19 @@ CREATE TABLE {s}.control (
 ) WITH (autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_threshold = 200);
 CREATE INDEX control_sequence ON {s}.control (sequence);
 
+-- Begins the piece of this number, unless another process has.
 CREATE FUNCTION {s}.make_piece(number bigint) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
+    IF number <> (SELECT coalesce(max(piece), 0) + 1 FROM {s}.pieces) THEN
+        RETURN;
+    END IF;
     EXECUTE format(
         'CREATE TABLE {s}.queue_%s (PRIMARY KEY (partition, first_offset)) INHERITS ({s}.queue) '
         'WITH (toast_tuple_target = 8160, autovacuum_enabled = false, toast.autovacuum_enabled = false)', number);
-    INSERT INTO {s}.pieces (piece, starts, bytes_before)
-        SELECT number, array_agg(locked.next_offset ORDER BY partition), array_agg(locked.bytes ORDER BY partition)
+    -- Times of arrival never go back, whatever the clock does; the piece has none that is older than itself.
+    INSERT INTO {s}.pieces (piece, starts, bytes_before, made_at)
+        SELECT number, array_agg(locked.next_offset ORDER BY partition), array_agg(locked.bytes ORDER BY partition),
+            greatest(clock_timestamp(), max(locked.received_at))
         FROM (SELECT * FROM {s}.partitions ORDER BY partition FOR UPDATE) locked;
     UPDATE {s}.partitions SET piece = number, received_at = greatest(received_at, clock_timestamp());
 END $$;
@@ -175,16 +182,20 @@ pub(super) struct Found {
     pub(super) partitions: u32,
 }
 
-/// Finds the tables, or makes them.
+/// Finds the tables, or makes them if `makes`.
 ///
 /// # Errors
-/// [`Fault`], or in words of ours that these tables are not for this program.
+/// [`Fault`], or in words of ours that these tables are not for this program, or not there.
 pub(super) async fn prepare(
     connection: &Connection,
     settings: &Arc<Settings>,
+    makes: bool,
 ) -> Result<Found, Fault> {
     if let Some(found) = find(connection, settings).await? {
         return Ok(found);
+    }
+    if !makes {
+        return Err(Fault::Away(missing(settings)));
     }
     let made = make(connection, settings).await;
     let end = if made.is_ok() { "COMMIT" } else { "ROLLBACK" };
@@ -196,7 +207,22 @@ pub(super) async fn prepare(
         .ok_or_else(|| Fault::Away("the tables that were made are not there".to_owned()))
 }
 
-async fn find(connection: &Connection, settings: &Settings) -> Result<Option<Found>, Fault> {
+/// What is said where there are no tables.
+pub(super) fn missing(settings: &Settings) -> String {
+    format!(
+        "there is no journal in the schema {} of this database: no service has run with it",
+        settings.schema
+    )
+}
+
+/// Finds the tables; `None` if they are not there.
+///
+/// # Errors
+/// As of [`prepare`].
+pub(super) async fn find(
+    connection: &Connection,
+    settings: &Settings,
+) -> Result<Option<Found>, Fault> {
     let text = [(&settings.schema as &(dyn ToSql + Sync), Type::TEXT)];
     let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_tables WHERE schemaname = $1 AND tablename = 'journal')";
     let rows = connection.query_typed(there, &text).await?;
@@ -205,14 +231,18 @@ async fn find(connection: &Connection, settings: &Settings) -> Result<Option<Fou
     }
     let sql =
         "SELECT version, identity, (SELECT count(*) FROM {s}.partitions)::int4 FROM {s}.journal";
-    let rows = connection.query_typed(&settings.sql(sql), &[]).await?;
+    let rows = match connection.query_typed(&settings.sql(sql), &[]).await {
+        Ok(rows) => rows,
+        Err(error) => return Err(foreign(error.into(), settings)),
+    };
     let Some(row) = rows.first() else {
         return Ok(None);
     };
     let (version, identity, partitions): (i32, Uuid, i32) = (row.get(0), row.get(1), row.get(2));
     if version > VERSION {
         return Err(Fault::Away(format!(
-            "the schema {} is of version {version}, made by a newer program; this one knows {VERSION}",
+            "the schema {} is of version {version}, made by a newer program; this one knows {VERSION}: start that one, or name \
+             another schema in journal.postgres.schema",
             settings.schema
         )));
     }
@@ -220,6 +250,20 @@ async fn find(connection: &Connection, settings: &Settings) -> Result<Option<Fou
         identity: identity.as_u128(),
         partitions: partitions.unsigned_abs(),
     }))
+}
+
+/// A table of that name without the columns is somebody else's.
+fn foreign(fault: Fault, settings: &Settings) -> Fault {
+    match fault {
+        Fault::Refused { code, words } if code == SqlState::UNDEFINED_COLUMN => {
+            Fault::Away(format!(
+                "the schema {} has a table `journal` that this program did not make ({words}): name another schema in \
+                 journal.postgres.schema",
+                settings.schema
+            ))
+        }
+        other => other,
+    }
 }
 
 /// Leaves its transaction open.

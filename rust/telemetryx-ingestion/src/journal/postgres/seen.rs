@@ -12,6 +12,9 @@ use tokio::sync::watch;
 use super::super::{Backlog, Committed, Extent};
 use crate::clock;
 
+/// So many things that are lost are told of.
+const DAMAGE_MAX: usize = 100;
+
 /// Why nothing can be written.
 #[derive(Debug, Clone)]
 pub(super) struct Problem {
@@ -35,7 +38,10 @@ pub(super) struct End {
 pub(super) struct Piece {
     pub(super) number: i64,
     pub(super) starts: Vec<End>,
+    /// By the server's clock.
     pub(super) made_at: Timestamp,
+    /// When it was made, by a clock of this process that is never set.
+    pub(super) made: Instant,
 }
 
 impl Piece {
@@ -75,6 +81,10 @@ struct View {
     pieces: Arc<Vec<Piece>>,
     routes: BTreeMap<String, Vec<Place>>,
     warnings: Vec<String>,
+    /// Why the pieces of the queue have not been kept for a while.
+    keeping_fault: Option<String>,
+    /// What is lost.
+    damage: Vec<String>,
     problem: Option<Problem>,
 }
 
@@ -117,6 +127,11 @@ impl Seen {
             *known = sequence.max(*known);
             is_newer
         });
+    }
+
+    /// Where the server must be by now: the partitions' ends, and the number of the last change of the table of names.
+    pub(super) fn at_least(&self) -> (Vec<End>, u64) {
+        (self.view.lock().ends.clone(), *self.changed.borrow())
     }
 
     pub(super) fn identity(&self) -> u128 {
@@ -284,7 +299,36 @@ impl Seen {
     }
 
     pub(super) fn warnings(&self) -> Vec<String> {
-        self.view.lock().warnings.clone()
+        let view = self.view.lock();
+        let mut warnings = view.warnings.clone();
+        warnings.extend(view.keeping_fault.as_ref().map(|fault| {
+            format!("the pieces of the queue are not kept, and nothing is removed: {fault}")
+        }));
+        warnings
+    }
+
+    /// Why the pieces have not been kept for a while, if so; said once.
+    pub(super) fn set_keeping_fault(&self, fault: Option<&str>) {
+        let mut view = self.view.lock();
+        let is_new = fault.is_some() && view.keeping_fault.is_none();
+        view.keeping_fault = fault.map(str::to_owned);
+        drop(view);
+        if let Some(fault) = fault.filter(|_| is_new) {
+            tracing::warn!(fault, "the pieces of the queue cannot be kept");
+        }
+    }
+
+    pub(super) fn damage(&self) -> Vec<String> {
+        self.view.lock().damage.clone()
+    }
+
+    /// Something is lost; said once, and kept until the process ends.
+    pub(super) fn add_damage(&self, damage: String) {
+        let mut view = self.view.lock();
+        if view.damage.len() < DAMAGE_MAX && !view.damage.contains(&damage) {
+            tracing::error!(damage, "damage in the journal");
+            view.damage.push(damage);
+        }
     }
 
     /// New warnings are said in the log, once each.

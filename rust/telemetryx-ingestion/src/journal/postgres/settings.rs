@@ -55,6 +55,8 @@ impl Settings {
         };
         let patience = config.delivery_timeout.into();
         let connector = Connector::new(server, patience).map_err(|error| error.to_string())?;
+        // A replica of several hosts that `url` names, or one that a name of theirs led to, takes nothing in.
+        let connector = connector.that_writes();
         Ok(Self {
             connector,
             schema: schema.clone(),

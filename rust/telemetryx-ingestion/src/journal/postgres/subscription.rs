@@ -21,8 +21,10 @@ pub(super) struct PostgresSubscription {
     held: Arc<Held>,
     news: watch::Receiver<u64>,
     state: Bytes,
-    /// Bytes that the route had passed at its last commit.
-    bytes_passed: u64,
+    /// Where the last commit left the route, and the bytes of the partition before that.
+    committed: (u64, u64),
+    /// Of the row, after that.
+    version: i64,
     /// Read, not yet taken.
     queue: VecDeque<Row>,
     /// Where it is read next.
@@ -37,13 +39,16 @@ pub(super) struct PostgresSubscription {
 }
 
 impl PostgresSubscription {
-    pub(super) fn new(held: Arc<Held>, position: u64, bytes_passed: u64, state: Bytes) -> Self {
+    /// Goes on at `committed`, an offset and the bytes of the partition before it.
+    pub(super) fn new(held: Arc<Held>, committed: (u64, u64), state: Bytes, version: i64) -> Self {
+        let (position, bytes_passed) = committed;
         Self {
             news: held.core().seen().news(),
             under_way: Delivery::at(held.partition(), position),
             held,
             state,
-            bytes_passed,
+            committed,
+            version,
             queue: VecDeque::new(),
             read_to: position,
             bytes: bytes_passed,
@@ -54,6 +59,20 @@ impl PostgresSubscription {
 
     fn end(&self) -> u64 {
         self.held.core().seen().end(self.held.partition()).offset
+    }
+
+    /// Bytes of the partition before an offset that was not read here; of one within a row, those before the row.
+    async fn bytes_before(&self, offset: u64) -> Result<u64, JournalError> {
+        let (core, partition) = (self.held.core(), self.held.partition());
+        let end = core.seen().end(partition);
+        if offset >= end.offset {
+            return Ok(end.bytes);
+        }
+        let found = reading::rows(core, partition, offset, offset + 1, 1).await?;
+        Ok(match found {
+            Found::Rows(rows) => rows.first().map_or(0, |row| row.bytes_before),
+            Found::Gap { .. } => core.seen().start(partition).bytes,
+        })
     }
 
     /// Takes what was read. True: the delivery is full.
@@ -142,15 +161,20 @@ impl Subscription for PostgresSubscription {
     async fn commit(&mut self, delivered: DeliveryId, state: &[u8]) -> Result<(), JournalError> {
         let position = delivered.0;
         let passed = self.marks.iter().rfind(|(end, _)| *end <= position);
-        let bytes_passed = passed.map_or(self.bytes_passed, |(_, bytes)| *bytes);
+        let bytes_passed = match passed {
+            Some((_, bytes)) => *bytes,
+            None if position == self.committed.0 => self.committed.1,
+            None => self.bytes_before(position).await?,
+        };
         let is_same = self.state == state && !state.is_empty();
-        self.held
-            .commit(position, bytes_passed, state, is_same)
-            .await?;
+        let committed = self
+            .held
+            .commit(position, bytes_passed, state, is_same, self.version);
+        self.version = committed.await?;
         while self.marks.front().is_some_and(|(end, _)| *end <= position) {
             self.marks.pop_front();
         }
-        self.bytes_passed = bytes_passed;
+        self.committed = (position, bytes_passed);
         if !is_same {
             self.state = Bytes::copy_from_slice(state);
         }

@@ -30,7 +30,7 @@ const PUT: &str = "WITH counted AS (UPDATE {s}.journal SET sequence = sequence +
     SELECT sequence, pg_notify({channel}, 't ' || sequence) FROM counted";
 const CHANGES: &str =
     "SELECT name, sequence, value FROM {s}.control WHERE sequence > $1 ORDER BY sequence LIMIT $2";
-/// Names that are gone are forgotten after a while. Who was cut off for longer starts anew.
+/// Names that are gone are forgotten after a while; who was cut off for longer may keep them until it starts anew.
 const FORGET: &str = "DELETE FROM {s}.control WHERE value IS NULL AND changed_at < clock_timestamp() - interval '7 days'";
 
 /// The table of a journal.

@@ -27,7 +27,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// Writes what comes into the queue, until it is closed and empty.
 pub(super) async fn write(core: Arc<Core>, metrics: Arc<Metrics>) {
-    let link = Link::new(Arc::clone(core.settings()), SETUP);
+    let link = Link::new(core.opener().clone(), SETUP);
     loop {
         let is_failing = core
             .seen()
@@ -65,6 +65,11 @@ pub(super) async fn write(core: Arc<Core>, metrics: Arc<Metrics>) {
                     .sum();
                 metrics.group_events.record(events as f64);
                 core.seen().committed();
+                let known = |one: &Written| core.seen().end(one.partition).offset;
+                if ends.iter().any(|one| one.first < known(one)) {
+                    // Another server answers than before, and knows less.
+                    core.look_again();
+                }
                 // Who is told finds it so.
                 core.seen()
                     .set_ends(ends.iter().map(|one| (one.partition, one.end)));
