@@ -21,7 +21,7 @@ use crate::control::{Control, ControlError};
 use crate::findings::Findings;
 use crate::ingress::{self, BindError, Doors, Questions};
 use crate::intake::{self, Intake};
-use crate::journal::{self, BatchLimit, Journal, OpenedFor};
+use crate::journal::{self, BatchLimit, Journal, OpenedFor, Purpose};
 use crate::observe::{DoorBooks, Metrics, OverloadLog, WebhookCounts};
 use crate::plugin::PluginError;
 use crate::processors;
@@ -260,7 +260,7 @@ impl Service {
         let opened_for = OpenedFor {
             routes: names.map(str::to_owned).collect(),
             routes_append: plugins.routes_append,
-            serves: true,
+            purpose: Purpose::Serve,
             metrics: Arc::clone(&metrics),
         };
         let journal = routes_runtime.block_on(journal::open(config, opened_for))?;
@@ -400,8 +400,8 @@ impl Service {
         self.address
     }
 
-    /// Stops accepting, answers what is under way, lets the routes run dry, closes the journal; all within
-    /// `shutdown.timeout`. Whatever is left stays in the journal.
+    /// Stops accepting, answers what is under way, lets the routes run dry, all within `shutdown.timeout`; then closes the
+    /// journal, for which one that servers keep may take some seconds more. Whatever is left stays in it.
     pub fn shut_down(self) {
         let deadline = tokio::time::Instant::now() + self.timeout;
         // Each ends with a last commit, which takes one sync.
@@ -419,7 +419,7 @@ impl Service {
             token.cancel();
         }
         let mut running = futures_util::future::join_all(self.running);
-        self.routes.block_on(async {
+        let routes = async {
             if tokio::time::timeout_at(drained_by, &mut running)
                 .await
                 .is_err()
@@ -432,7 +432,10 @@ impl Service {
                 token.cancel();
             }
             tokio::time::timeout_at(deadline, running).await.ok();
-            self.control.save_door(self.books.saved()).await.ok();
+        };
+        let books = self.control.save_door(self.books.saved());
+        self.routes.block_on(async {
+            let (_, _) = tokio::join!(routes, tokio::time::timeout_at(deadline, books));
             self.journal.close().await;
         });
         self.routes.shutdown_timeout(Duration::from_millis(100));

@@ -1,5 +1,7 @@
 //! Dead letters: events that could not go on, with why, until they are sent again or removed.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, Row, TransactionBehavior, params};
 use serde::Serialize;
 use serde_json::Value;
@@ -363,6 +365,10 @@ pub(super) fn trim(db: &Connection, max_bytes: u64) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// How long a client waits for a fleet to keep letters of the door, who has been told what is wrong with his events: what
+/// takes longer is kept all the same, or not.
+const DOOR_WAITS: Duration = Duration::from_secs(5);
+
 impl Control {
     /// Keeps letters; they are on disk when this resolves. A letter of a route and place already kept stays one.
     /// `memory` is given back when the letters are, even if nobody waits any more.
@@ -375,8 +381,14 @@ impl Control {
         memory: Option<MemoryPermit>,
     ) -> Result<(), ControlError> {
         let at = clock::now().unix_nanos();
+        let of_door = letters.iter().any(|letter| letter.route.is_none());
         let letters = letters.into_iter().map(|letter| (at, letter)).collect();
-        self.keep_since(letters, memory).await
+        let keeping = self.keep_since(letters, memory);
+        if !of_door || matches!(self.keeper, Keeper::File(_)) {
+            return keeping.await;
+        }
+        let kept = tokio::time::timeout(DOOR_WAITS, keeping).await;
+        kept.unwrap_or(Err(ControlError::Late(DOOR_WAITS)))
     }
 
     /// As [`keep`](Self::keep), of letters that have been dead since these times, in nanoseconds since 1970.

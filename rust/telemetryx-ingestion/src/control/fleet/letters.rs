@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -14,9 +14,6 @@ use crate::control::letters::MATCHING;
 use crate::control::{ControlError, DeadLetter, LetterFilter};
 use crate::journal::Entry;
 
-/// How long a client waits for letters of the door, who has been told what is wrong with his events: what takes longer is
-/// kept all the same, or not.
-const DOOR_WAITS: Duration = Duration::from_secs(5);
 /// The most characters kept of a message or the like: a letter is to be hardly larger than its event.
 const TEXT_MAX: usize = 1024;
 
@@ -38,13 +35,7 @@ impl Fleet {
             }
             kept
         });
-        if !of_door {
-            return keeping.await.unwrap_or(Err(ControlError::Busy));
-        }
-        match tokio::time::timeout(DOOR_WAITS, keeping).await {
-            Ok(kept) => kept.unwrap_or(Err(ControlError::Busy)),
-            Err(_) => Err(ControlError::Late(DOOR_WAITS)),
-        }
+        keeping.await.unwrap_or(Err(ControlError::Busy))
     }
 
     async fn bury(&self, letters: Vec<(i64, DeadLetter)>) -> Result<(), ControlError> {
@@ -102,7 +93,7 @@ impl Fleet {
             Ok::<_, ControlError>(())
         };
         if let Err(error) = trimmed.await {
-            tracing::warn!(%error, "dead_letters.max_bytes is reached, and the oldest cannot be removed");
+            tracing::warn!(%error, "refused events cannot be held within dead_letters.max_bytes now");
         }
         self.trimming.store(false, Ordering::Release);
     }
