@@ -528,11 +528,23 @@ fn spill_that_is_turned_off_with_events_in_it_is_refused() {
     door.set_config(&on.replace("spill: embedded", "spill: none"));
     let failed = door.try_restart().unwrap_err();
     assert!(failed.log.contains("3 accepted events"), "{failed}");
+    // Nor may another engine forget them, or the journal be taken elsewhere without them.
+    let embedded = "roles: [ingest, query]\nroutes: []\n";
+    door.set_config(embedded);
+    let failed = door.try_restart().unwrap_err();
+    assert!(failed.log.contains("3 accepted events"), "{failed}");
+    door.set_config(&on);
+    let exit = door.run(&["journal", "export", "nowhere"]);
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    assert!(exit.stderr.contains("3 accepted events"), "{exit:?}");
     // A process that only delivers hands them over as well.
     door.set_config(&on.replace("ingest, query", "query"));
     kafka.restart(0);
     door.restart();
     drained(&door);
+    // Commands are not for those who spill alone.
+    let exit = door.run(&["dead-letters", "list"]);
+    assert_eq!(exit.code, Some(0), "{exit:?}");
     let ids: Vec<_> = (0..3).map(|n| format!("k-{n}")).collect();
     assert_once_and_in_order(&kafka, &ids);
     // Then nothing is left to keep it on for.

@@ -307,6 +307,10 @@ fn moves(old: &str, new: &str, to: To) {
     assert!(!told.stdout.contains("NOTE"), "{told:?}");
     let mut later = later().start();
     let after = settled(&later, &ROUTES);
+    // Also of routes that had nothing to read there yet.
+    eventually(SOON, "nothing waits", || {
+        later.get("/status").json()["backlog"]["bytes"] == 0
+    });
     assert_eq!(after["accepted"], before["accepted"]);
     assert_eq!(after["door"], before["door"]);
     assert_eq!(after["since"], before["since"]);
@@ -359,37 +363,64 @@ fn from_files_to_other_files() {
 mod with_kafka {
     use std::rc::Rc;
 
-    use telemetryx_testkit::Kafka;
+    use telemetryx_testkit::{Kafka, Postgres};
 
     use super::{EMBEDDED, To, moves};
 
-    /// The journal in a topic of so many partitions; without a number, in files.
-    fn leg(from: Option<u32>, to: Option<u32>) {
+    /// The journal in so many partitions of a server; without one, in files.
+    #[derive(Clone, Copy)]
+    enum In {
+        Files,
+        Kafka(u32),
+        Postgres(u32),
+    }
+
+    fn leg(from: In, to: In) {
         let kafka = Rc::new(Kafka::start());
-        let journal = |topic: &str, partitions: Option<u32>| match partitions {
-            None => EMBEDDED.to_owned(),
-            Some(partitions) => format!(
-                "{{ engine: kafka, kafka: {{ brokers: {:?}, topic: {topic}, group_prefix: {topic}, \
+        let postgres = Postgres::start();
+        let journal = |name: &str, place: In| match place {
+            In::Files => EMBEDDED.to_owned(),
+            In::Kafka(partitions) => format!(
+                "{{ engine: kafka, kafka: {{ brokers: {:?}, topic: {name}, group_prefix: {name}, \
                  partitions: {partitions} }} }}",
                 kafka.brokers()
             ),
+            In::Postgres(partitions) => format!(
+                "{{ engine: postgres, postgres: {{ url: {:?}, schema: {name}, partitions: {partitions} }} }}",
+                postgres.url()
+            ),
         };
         let outlets = To::Kafka(Rc::clone(&kafka));
-        moves(&journal("from", from), &journal("to", to), outlets);
+        moves(&journal("old", from), &journal("next", to), outlets);
     }
 
     #[test]
     fn from_files_to_twelve_partitions_of_kafka() {
-        leg(None, Some(12));
+        leg(In::Files, In::Kafka(12));
     }
 
     #[test]
     fn from_twelve_partitions_of_kafka_to_files() {
-        leg(Some(12), None);
+        leg(In::Kafka(12), In::Files);
     }
 
     #[test]
     fn from_twelve_partitions_of_kafka_to_three() {
-        leg(Some(12), Some(3));
+        leg(In::Kafka(12), In::Kafka(3));
+    }
+
+    #[test]
+    fn from_files_to_postgres() {
+        leg(In::Files, In::Postgres(6));
+    }
+
+    #[test]
+    fn from_postgres_to_files() {
+        leg(In::Postgres(6), In::Files);
+    }
+
+    #[test]
+    fn from_six_partitions_of_postgres_to_three_of_kafka() {
+        leg(In::Postgres(6), In::Kafka(3));
     }
 }

@@ -188,6 +188,24 @@ fn journal_that_is_not_empty_is_refused_and_it_is_said_how_to_empty_it() {
 }
 
 #[test]
+fn journal_that_took_over_books_alone_is_not_empty() {
+    let old = stopped(STORE, 50);
+    let next = Next::new(STORE);
+    let file = next.folder.path().join("export");
+    let name = text(&file);
+    let exit = old.run(&["journal", "export", name, "--only-undelivered"]);
+    assert!(exit.stdout.starts_with("0 events"), "{exit:?}");
+    let exit = next.import(&file);
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    assert!(
+        exit.stdout.contains("50 more were accepted before"),
+        "{exit:?}"
+    );
+    assert_refused(&next.import(&file), "the journal is not empty");
+    assert_goes_on(&next, 50);
+}
+
+#[test]
 fn service_that_runs_is_not_exported_and_a_file_that_is_there_is_kept() {
     let mut service = start(STORE);
     service
@@ -238,17 +256,22 @@ fn from_standard_output_to_standard_input_without_a_file() {
     assert_goes_on(&next, 500);
 }
 
-fn import_stream(next: &Next, bytes: &[u8]) -> Exit {
+/// The command that imports what is written to it.
+fn import_from_input(next: &Next) -> Child {
     let config = next.folder.path().join("config.yaml");
     fs::write(&config, &next.config).unwrap();
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_telemetryx"))
+    std::process::Command::new(env!("CARGO_BIN_EXE_telemetryx"))
         .args(["--config", text(&config), "journal", "import", "-"])
         .env("TELEMETRYX_DATA_DIR", next.data_dir())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+fn import_stream(next: &Next, bytes: &[u8]) -> Exit {
+    let mut child = import_from_input(next);
     let mut input = child.stdin.take().unwrap();
     // Where it refuses at once, nobody reads to the end.
     input.write_all(bytes).ok();
@@ -297,59 +320,59 @@ fn large(config: &str, batches: usize) -> (Service, usize) {
 const COUNTS: &str = "routes: [ { name: stats, sink: { kind: stats } } ]";
 
 #[test]
-fn kills_in_the_middle_leave_nothing_that_could_be_taken_for_whole() {
+fn export_that_is_killed_leaves_nothing_that_is_taken_for_whole() {
     let (old, count) = large(COUNTS, 40);
     let next = Next::new(COUNTS);
     let file = next.folder.path().join("export");
     let partial = next.folder.path().join("export.partial");
-    let mut killed = 0;
-    for after in [20, 60, 120, 200] {
-        let mut child = spawn(&old, &["journal", "export", text(&file)]);
-        eventually(SOON, "it has begun", || {
-            partial.exists() || child.try_wait().unwrap().is_some()
-        });
-        std::thread::sleep(Duration::from_millis(after));
-        child.kill().unwrap();
-        let ended = child.wait().unwrap();
-        // Under its name it is whole, also where the kill came just before the end.
-        if ended.success() || file.exists() {
-            fs::remove_file(&file).unwrap();
-            continue;
-        }
-        killed += 1;
-        assert_refused(&next.import(&partial), "");
-        assert!(!next.data_dir().exists());
-    }
-    assert!(killed > 0, "it was never killed on its way");
     export(&old, &file);
     assert!(!partial.exists());
-
-    let mut killed = 0;
-    for after in [20, 80, 200, 400] {
-        let builder = service().config(&next.config).data_dir(&next.data_dir());
-        let idle = builder.start_nothing();
-        let mut child = spawn(&idle, &["journal", "import", text(&file)]);
-        let segments = next.data_dir().join("journal");
-        eventually(SOON, "it writes", || {
-            segments.exists() || child.try_wait().unwrap().is_some()
-        });
-        std::thread::sleep(Duration::from_millis(after));
+    let size = fs::metadata(&file).unwrap().len();
+    let mut refused = 0;
+    for quarter in 0..4 {
+        fs::remove_file(&file).unwrap();
+        let mut child = spawn(&old, &["journal", "export", text(&file)]);
+        let written = || fs::metadata(&partial).map_or(0, |data| data.len());
+        while written() <= size * quarter / 4 && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         child.kill().unwrap();
-        if child.wait().unwrap().success() {
-            fs::remove_dir_all(next.data_dir()).unwrap();
-            continue;
+        child.wait().unwrap();
+        if !file.exists() {
+            // A kill between the last byte and the name leaves it whole.
+            if fs::metadata(&partial).unwrap().len() < size {
+                assert_refused(&next.import(&partial), "");
+                assert!(!next.data_dir().exists());
+                refused += 1;
+            }
+            export(&old, &file);
         }
-        killed += 1;
-        let exit = next.import(&file);
-        if exit.code == Some(0) {
-            // It had written nothing yet.
-            fs::remove_dir_all(next.data_dir()).unwrap();
-            continue;
-        }
-        assert_refused(&exit, "the journal is not empty");
+        assert!(!partial.exists());
+        assert_eq!(fs::metadata(&file).unwrap().len(), size);
+    }
+    assert!(refused > 0, "it was never killed on its way");
+    assert_eq!(next.import(&file).code, Some(0));
+    assert_goes_on(&next, count);
+}
+
+#[test]
+fn import_that_is_killed_leaves_a_journal_that_is_refused() {
+    let (old, count) = large(COUNTS, 40);
+    let next = Next::new(COUNTS);
+    let file = next.folder.path().join("export");
+    export(&old, &file);
+    let whole = fs::read(&file).unwrap();
+    for tenths in [1, 4, 7, 9] {
+        let mut child = import_from_input(&next);
+        let input = child.stdin.as_mut().unwrap();
+        input
+            .write_all(&whole[..whole.len() * tenths / 10])
+            .unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_refused(&next.import(&file), "the journal is not empty");
         fs::remove_dir_all(next.data_dir()).unwrap();
     }
-    assert!(killed > 0, "it was never killed on its way");
     assert_eq!(next.import(&file).code, Some(0));
     assert_goes_on(&next, count);
 }

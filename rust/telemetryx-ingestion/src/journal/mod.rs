@@ -40,7 +40,9 @@ mod table;
 pub use delivery::{Delivery, Slice};
 pub use embedded::EmbeddedJournal;
 pub use error::{AppendError, JournalError};
-pub use open::{OpenError, OpenedFor, how_to_empty, is_made, is_shared, open};
+pub use open::{
+    OpenError, OpenedFor, Purpose, how_to_empty, is_made, is_shared, nothing_is_spilled, open,
+};
 pub use table::{Entry, Followed, SharedTable, TableChange};
 
 /// Events that were decoded, validated and encoded, ready to become durable together.

@@ -1,14 +1,16 @@
 //! Opens the engine that the config names.
 
+#[cfg(feature = "kafka")]
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 #[cfg(feature = "kafka")]
 use super::kafka::{KafkaJournal, SpillJournal};
 use super::{EmbeddedJournal, Journal};
-use crate::config::{Config, JournalEngine};
 #[cfg(feature = "kafka")]
-use crate::config::{KafkaSpill, Role};
+use crate::config::Role;
+use crate::config::{Config, JournalEngine, KafkaSpill};
 use crate::observe::Metrics;
 
 /// Why a journal cannot be opened. Nothing was changed.
@@ -49,16 +51,65 @@ impl OpenError {
     }
 }
 
+/// Who opens a journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A service.
+    Serve,
+    /// An import, which fills one that is empty; what is missing is made.
+    Fill,
+    /// An operator's command. It may run beside a service with the same `data_dir`: nothing is opened there, and what a server
+    /// keeps is not made.
+    Look,
+}
+
 /// What a journal is opened for.
 pub struct OpenedFor {
     /// The names of the routes.
     pub routes: Vec<String>,
     /// True if routes append events themselves, and cannot get on if there is no room.
     pub routes_append: bool,
-    /// False for an operator's command, which may run beside a service with the same `data_dir`: nothing is opened there.
-    pub serves: bool,
+    /// By whom.
+    pub purpose: Purpose,
     /// Where it counts.
     pub metrics: Arc<Metrics>,
+}
+
+/// Fails if an earlier run has left accepted events in a spill on this machine's disk, which Kafka does not have yet.
+///
+/// # Errors
+/// [`OpenError::Spill`], which says what to do about them.
+#[cfg_attr(
+    not(feature = "kafka"),
+    allow(clippy::unnecessary_wraps, unused_variables)
+)]
+pub fn nothing_is_spilled(config: &Config) -> Result<(), OpenError> {
+    #[cfg(feature = "kafka")]
+    {
+        let path = spill_path(config);
+        let left = left_over(&path)?;
+        if left > 0 {
+            let error = format!(
+                "it holds {left} accepted events that Kafka does not have yet: run the service with journal.engine: kafka \
+                 and journal.kafka.spill: embedded, at least until they are handed over"
+            );
+            return Err(OpenError::Spill { path, error });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(feature = "kafka")]
+fn spill_path(config: &Config) -> PathBuf {
+    config.data_dir.join("spill").join("journal")
+}
+
+#[cfg(feature = "kafka")]
+fn left_over(path: &Path) -> Result<u64, OpenError> {
+    super::kafka::left_over(path).map_err(|error| OpenError::Spill {
+        path: path.to_owned(),
+        error,
+    })
 }
 
 /// Opens the journal that the config names.
@@ -66,6 +117,12 @@ pub struct OpenedFor {
 /// # Errors
 /// [`OpenError`].
 pub async fn open(config: &Config, opened_for: OpenedFor) -> Result<Arc<dyn Journal>, OpenError> {
+    let spills = config.journal.engine == JournalEngine::Kafka
+        && config.journal.kafka.spill == KafkaSpill::Embedded;
+    let purpose = opened_for.purpose;
+    if purpose == Purpose::Serve && !spills {
+        nothing_is_spilled(config)?;
+    }
     match config.journal.engine {
         JournalEngine::Embedded => {
             let path = config.data_dir.join("journal");
@@ -94,28 +151,15 @@ pub async fn open(config: &Config, opened_for: OpenedFor) -> Result<Arc<dyn Jour
         #[cfg(feature = "kafka")]
         JournalEngine::Kafka => {
             let OpenedFor {
-                routes,
-                metrics,
-                serves,
-                ..
+                routes, metrics, ..
             } = opened_for;
             let settings = &config.journal.kafka;
-            if !serves {
+            if purpose != Purpose::Serve {
                 let opened = KafkaJournal::open(settings, &routes, metrics).await;
                 return Ok(Arc::new(opened.map_err(OpenError::Kafka)?));
             }
-            let path = config.data_dir.join("spill").join("journal");
-            let of_spill = |error| OpenError::Spill {
-                path: path.clone(),
-                error,
-            };
-            let left = super::kafka::left_over(&path).map_err(of_spill)?;
-            if settings.spill == KafkaSpill::None && left > 0 {
-                return Err(of_spill(format!(
-                    "it holds {left} accepted events that Kafka does not have yet: set journal.kafka.spill: embedded, at \
-                     least until they are handed over"
-                )));
-            }
+            let path = spill_path(config);
+            let left = left_over(&path)?;
             let opened = KafkaJournal::open(settings, &routes, Arc::clone(&metrics)).await;
             let kafka = Arc::new(opened.map_err(OpenError::Kafka)?);
             if settings.spill == KafkaSpill::None {
@@ -125,14 +169,20 @@ pub async fn open(config: &Config, opened_for: OpenedFor) -> Result<Arc<dyn Jour
             let folder = (accepts || left > 0).then_some(&*path);
             let bytes_max = settings.spill_max_bytes.bytes();
             let journal = SpillJournal::open(kafka, folder, accepts, bytes_max, metrics);
-            Ok(Arc::new(journal.map_err(of_spill)?))
+            let journal = journal.map_err(|error| OpenError::Spill {
+                path: path.clone(),
+                error,
+            });
+            Ok(Arc::new(journal?))
         }
         JournalEngine::Postgres => {
             let OpenedFor {
                 routes, metrics, ..
             } = opened_for;
             let settings = &config.journal.postgres;
-            let opened = super::postgres::PostgresJournal::open(settings, &routes, metrics).await;
+            let makes = purpose != Purpose::Look;
+            let opened = super::postgres::PostgresJournal::open(settings, &routes, makes, metrics);
+            let opened = opened.await;
             Ok(Arc::new(opened.map_err(OpenError::Postgres)?))
         }
         #[cfg(not(feature = "kafka"))]

@@ -23,7 +23,8 @@ use super::placing::{Place, Placed};
 use super::{MoveError, refused};
 use crate::control::Control;
 use crate::journal::{
-    Assignment, Assignments, DeliveryId, EncodedBatch, Journal, JournalError, Position, Range,
+    Assignment, Assignments, Committed, DeliveryId, EncodedBatch, Journal, JournalError, Position,
+    Range,
 };
 use crate::processors::EventProcessor;
 use crate::route::{Books, RouteFilter, Saved};
@@ -351,7 +352,9 @@ async fn look_empty(
     }
     for NewRoute { route, .. } in routes {
         let saved = journal.saved(&route.name).await?;
-        if saved.iter().any(|committed| committed.position > 0) {
+        let is_begun =
+            |committed: &Committed| committed.position > 0 || !committed.state.is_empty();
+        if saved.iter().any(is_begun) {
             return Err(MoveError::NotEmpty(format!(
                 "route `{}` has a position in it",
                 route.name
@@ -520,7 +523,7 @@ fn check_sizes(journal: &dyn Journal, carrying: &[Carried]) -> Result<(), MoveEr
                 expired: u64::MAX,
             },
             carried: u64::MAX,
-            rests: false,
+            rests: true,
             processors,
             sink,
             redriven: Vec::new(),

@@ -183,6 +183,8 @@ impl Placed {
                 let saved = Saved {
                     books: share,
                     carried,
+                    // It has had nothing by the offsets of this journal.
+                    rests: true,
                     ..Saved::default()
                 };
                 Place { position, saved }

@@ -464,6 +464,13 @@ async fn check_move(seed: u64, old: &Control, new_control: &Control) {
     let imported = import_into(&new, new_control, world.new_routes(), &file).await;
     let imported = imported.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
 
+    // It can be carried on at once: no sink has had anything by the new offsets.
+    for route in world.new_routes() {
+        for committed in new.saved(&route.route.name).await.unwrap() {
+            let saved = Saved::read(&committed.state, committed.position).unwrap();
+            assert!(saved.rests, "seed {seed}");
+        }
+    }
     let is_chain = world.is_chain();
     // Every event that was held is there once, those of a key in order.
     let (held, moved) = (world.memory.0.lock(), new.0.lock());

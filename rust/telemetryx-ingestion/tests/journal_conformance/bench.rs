@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use telemetryx_ingestion::config::{Config, Language};
-use telemetryx_ingestion::journal::{self, Committed, Journal, OpenError, OpenedFor};
+use telemetryx_ingestion::journal::{self, Committed, Journal, OpenError, OpenedFor, Purpose};
 use telemetryx_ingestion::observe::Metrics;
 use telemetryx_testkit::{Kafka, Postgres};
 use tempfile::TempDir;
@@ -195,7 +195,7 @@ async fn try_open(config: &str) -> Result<Arc<dyn Journal>, OpenError> {
     let opened_for = OpenedFor {
         routes: ROUTES.map(str::to_owned).to_vec(),
         routes_append: false,
-        serves: true,
+        purpose: Purpose::Serve,
         metrics: Arc::clone(&METRICS),
     };
     journal::open(&config, opened_for).await

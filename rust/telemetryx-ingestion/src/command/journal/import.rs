@@ -57,7 +57,7 @@ fn take_in(config: &Config, input: impl Read, events: Option<u64>) -> Result<Exi
     let input = BufReader::with_capacity(BUFFER, input);
     let mut reader = FileReader::begin(input).map_err(|error| unchanged(&error))?;
     let routes = new_routes(config)?;
-    let opened = Opened::open(config)?;
+    let opened = Opened::to_fill(config)?;
     let started = Instant::now();
     let target = Target {
         journal: opened.journal(),

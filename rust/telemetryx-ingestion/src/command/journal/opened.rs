@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use super::super::operator::Failure;
 use crate::config::Config;
 use crate::control::Control;
-use crate::journal::{self, Journal, OpenedFor};
+use crate::journal::{self, Journal, OpenedFor, Purpose};
 use crate::moving::Route;
 use crate::observe::{DoorSaved, Metrics};
 use crate::route::Plugins;
@@ -35,11 +35,15 @@ impl Opened {
                 config.data_dir.display()
             )));
         }
-        Self::open(config)
+        Self::open(config, Purpose::Look)
     }
 
-    /// One that is made if it is not there.
-    pub(super) fn open(config: &Config) -> Result<Self, Failure> {
+    /// One that is empty, and made if it is not there.
+    pub(super) fn to_fill(config: &Config) -> Result<Self, Failure> {
+        Self::open(config, Purpose::Fill)
+    }
+
+    fn open(config: &Config, purpose: Purpose) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -50,14 +54,15 @@ impl Opened {
                 Failure::failed(format!("{}: {error}", config.data_dir.display()))
             })?;
         }
+        let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
+        journal::nothing_is_spilled(config).map_err(|error| failed(&error))?;
         let names = config.routes.iter().map(|route| route.name.as_str());
         let opened_for = OpenedFor {
             routes: names.map(str::to_owned).collect(),
             routes_append: false,
-            serves: false,
+            purpose,
             metrics: Arc::new(Metrics::install()),
         };
-        let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
         let journal = runtime.block_on(journal::open(config, opened_for));
         let journal = journal.map_err(|error| {
             let hint = if error.is_in_use() {

@@ -14,7 +14,7 @@ use super::{DataDir, DataDirArgs, Failure, moment};
 use crate::config::{self, Config};
 use crate::control::letters::{self, Asked};
 use crate::control::{Control, ControlError, LetterFilter, Part, replays};
-use crate::journal::{self, Extent, Journal, OpenedFor};
+use crate::journal::{self, Extent, Journal, OpenedFor, Purpose};
 use crate::observe::Metrics;
 
 /// How long the fleet's table may take to tell what it holds.
@@ -77,7 +77,7 @@ impl Desk {
         let opened_for = OpenedFor {
             routes: names.map(str::to_owned).collect(),
             routes_append: false,
-            serves: false,
+            purpose: Purpose::Look,
             metrics: Arc::new(Metrics::install()),
         };
         let journal = runtime
@@ -98,7 +98,11 @@ impl Desk {
             .ok_or_else(|| Failure::failed("this journal keeps nothing for a fleet"))?;
         // It trims nothing: that is for those who keep letters.
         let control = Control::start_shared(table, None, u64::MAX, runtime.handle())?;
-        runtime.block_on(control.up_to_date(UP_TO_DATE))?;
+        if let Err(error) = runtime.block_on(control.up_to_date(UP_TO_DATE)) {
+            let why = journal.status().reason;
+            let why = why.map_or_else(String::new, |reason| format!(" ({reason})"));
+            return Err(Failure::failed(format!("{error}{why}")));
+        }
         let db = control.reader()?;
         Ok(Self::Fleet(Box::new(Fleet {
             db,
