@@ -17,12 +17,13 @@ GROUPS = "consumer.group.ConsumerGroupCommand"
 class Fleet:
     """Two processes that take in, two that deliver to PostgreSQL and Redis; the journal is in Kafka."""
 
-    def __init__(self, drill, kafka=None, more="", journal="", store="", environment=None, address=None, session_ms=6000):
+    def __init__(self, drill, kafka=None, more="", journal="", store="", engine="", environment=None, address=None,
+                 session_ms=6000):
         self.drill, self.session_ms = drill, session_ms
         self.kafka = kafka or drill.kafka()
         self.address = address or self.kafka.address
         self.postgres, self.redis = drill.postgres(), drill.redis()
-        self.more, self.journal, self.store = more, journal, store
+        self.more, self.journal, self.store, self.engine = more, journal, store, engine
         self.environment = environment or {}
         self.processes = {name: drill.service(self.config(name), name, environment) for name in
                           ("ingest-1", "ingest-2", "deliver-1", "deliver-2")}
@@ -31,7 +32,7 @@ class Fleet:
     def config(self, name, more=None, store=None):
         roles = "ingest, query" if name.startswith("ingest") else "deliver"
         return f"""roles: [{roles}]
-journal: {{ engine: kafka, kafka: {{ brokers: '{self.address}', topic: {TOPIC}, delivery_timeout: 5s,
+journal: {{ engine: kafka, kafka: {{ brokers: '{self.address}', topic: {TOPIC}, delivery_timeout: 5s{self.engine},
   options: {{ session.timeout.ms: {self.session_ms} {self.journal} }} }} }}
 otlp: {{ enabled: false }}
 routes:
@@ -106,6 +107,32 @@ def kafka_away(drill):
     drill.note("seen", eventually("a line says so", lambda: [
         raw for raw, line in list(door.lines())[before:] if line["message"] in back])[-1])
     drill.over("everything is delivered", fleet.settled)
+
+
+@drill(RUNBOOK, "kafka-is-away-and-doors-spill")
+def kafka_away_with_spill(drill):
+    """the same with `spill: embedded`: the door stays open, and hands over what it has when the broker is back"""
+    fleet = Fleet(drill, engine=", spill: embedded")
+    door = fleet["ingest-1"]
+    door.accept("before", 300)
+    fleet.settled()
+    drill.did("kill -9 of the broker")
+    fleet.kafka.kill()
+    ids = door.accept("meanwhile", 500)
+    drill.log(door, "Kafka is away: events are kept on this machine until it is back")
+    drill.metric(door, "journal_spill_events", lambda events: events >= len(ids) - 100)
+    drill.metric(door, "journal_spill_bytes", lambda size: size > 0)
+    drill.looks(door, "/health", lambda health: health["status"] == "degraded" and health["journal"]["spill"]["events"])
+    told = drill.answers(door, 202, '"durability":"fsynced"', {"id": "last"})
+    drill.looks(door, f"/receipts/{told['receipt']}", lambda shown: shown["routes"]["store"]["state"] == "pending")
+    drill.types(door, "journal", "inspect", "--data-dir", door.dir / "data" / "spill", says="kafka")
+    drill.did("the broker is started again")
+    fleet.kafka.start()
+    drill.log(door, "Kafka has all that was spilled, and what comes now")
+    drill.metric(door, "journal_spill_events", lambda events: events == 0)
+    drill.looks(door, "/health", lambda health: health["status"] == "healthy")
+    drill.looks(door, f"/receipts/{told['receipt']}", lambda shown: shown["routes"]["store"]["state"] == "delivered")
+    fleet.holds_all(300 + len(ids) + 1)
 
 
 @drill(RUNBOOK, "kafkas-disk-is-full")

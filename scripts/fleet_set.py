@@ -11,7 +11,7 @@ MIB = harness.MIB
 ROLES = {"ingest-1": "ingest, query", "ingest-2": "ingest, query", "deliver-1": "deliver, query", "deliver-2": "deliver, query"}
 SPARE = "deliver-3"
 # So small in a soak that they act while it runs; and so large that what waits for delivery fits in.
-KAFKA_KEEPS = ("log.retention.bytes=8388608", "log.segment.bytes=2097152", "log.retention.check.interval.ms=1000",
+KAFKA_KEEPS = ("log.retention.bytes=1572864", "log.segment.bytes=1048576", "log.retention.check.interval.ms=1000",
                "log.segment.delete.delay.ms=1000", "log.index.size.max.bytes=65536", "group.min.session.timeout.ms=1000")
 POSTGRES_KEEPS = ("max_wal_size=128MB", "min_wal_size=80MB", "wal_recycle=off", "checkpoint_timeout=30s")
 REDIS_KEEPS = ("--auto-aof-rewrite-min-size", "1mb")
@@ -143,7 +143,7 @@ query: {{ events_from: store, counters_from: counters }}
         most |= {f"{server.name} disk": 64 for server in self.servers}
         most |= {"Redis disk": 32, "WAL": 512}
         if self.kafka:
-            most |= {"topic": 12 * (8 + 2 * 2), "control": 32}
+            most |= {"topic": 12 * (1.5 + 2 * 1), "control": 32}
         if self.options.engine == "postgres":
             most |= {"queue": 256}
         return most
