@@ -155,12 +155,13 @@ pub async fn open(config: &Config, opened_for: OpenedFor) -> Result<Arc<dyn Jour
             } = opened_for;
             let settings = &config.journal.kafka;
             if purpose != Purpose::Serve {
-                let opened = KafkaJournal::open(settings, &routes, metrics).await;
+                let makes = purpose == Purpose::Fill;
+                let opened = KafkaJournal::open(settings, &routes, makes, metrics).await;
                 return Ok(Arc::new(opened.map_err(OpenError::Kafka)?));
             }
             let path = spill_path(config);
             let left = left_over(&path)?;
-            let opened = KafkaJournal::open(settings, &routes, Arc::clone(&metrics)).await;
+            let opened = KafkaJournal::open(settings, &routes, true, Arc::clone(&metrics)).await;
             let kafka = Arc::new(opened.map_err(OpenError::Kafka)?);
             if settings.spill == KafkaSpill::None {
                 return Ok(kafka);

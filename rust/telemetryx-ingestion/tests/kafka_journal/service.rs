@@ -71,6 +71,26 @@ routes: [ {{ name: out, sink: {{ kind: file, path: '{}' }} }} ]",
 }
 
 #[test]
+fn operators_command_makes_no_topic() {
+    let kafka = shared();
+    let config = |topic: &str| {
+        format!(
+            "journal: {{ engine: kafka, kafka: {{ brokers: '{}', topic: {topic} }} }}\nroutes: []",
+            kafka.brokers()
+        )
+    };
+    for _ in 0..2 {
+        let service = support::service().config(&config("mistyped"));
+        let exit = service.run(&["dead-letters", "list"]);
+        assert_eq!(exit.code, Some(1), "{exit:?}");
+        assert!(
+            exit.stderr.contains("there is no topic `mistyped`"),
+            "{exit:?}"
+        );
+    }
+}
+
+#[test]
 fn requests_that_wait_for_kafka_hold_nobody_up_and_are_answered_in_time() {
     let kafka = Kafka::start();
     let config = format!(

@@ -120,7 +120,7 @@ pub(crate) async fn open_at(brokers: &str, topic: &str, keys: &str) -> Arc<Kafka
     let config = toml::from_str(&format!(
         "brokers = [{brokers}]\ntopic = '{topic}'\ngroup_prefix = '{topic}'\n{keys}"
     ));
-    let opened = KafkaJournal::open(&config.unwrap(), &["r".to_owned()], metrics()).await;
+    let opened = KafkaJournal::open(&config.unwrap(), &["r".to_owned()], true, metrics()).await;
     Arc::new(opened.unwrap())
 }
 

@@ -85,16 +85,18 @@ pub struct KafkaJournal {
 
 impl KafkaJournal {
     /// Connects, for these routes. While Kafka is away it waits for a few seconds; then it goes on, unhealthy, and is
-    /// healthy once Kafka is there.
+    /// healthy once Kafka is there. `makes`: topics that are missing are made.
     ///
     /// # Errors
-    /// What is wrong with the settings.
+    /// What is wrong with the settings; without `makes`, that nothing is there.
     pub async fn open(
         config: &KafkaJournalConfig,
         routes: &[String],
+        makes: bool,
         metrics: Arc<Metrics>,
     ) -> Result<Self, String> {
-        let settings = Settings::read(config).map_err(|mistakes| mistakes.join("; "))?;
+        let mut settings = Settings::read(config).map_err(|mistakes| mistakes.join("; "))?;
+        settings.makes = makes;
         let watch = Watch::start(Arc::new(settings), routes)?;
         let patience = match config.spill {
             KafkaSpill::None => START_WAIT_MAX,
@@ -102,6 +104,10 @@ impl KafkaJournal {
         };
         tokio::time::timeout(patience, watch.ready()).await.ok();
         if let Some(problem) = watch.seen().problem() {
+            if !makes && problem.reason == topic::missing(&config.topic) {
+                watch.stop();
+                return Err(problem.reason);
+            }
             tracing::warn!(reason = problem.reason, "Kafka is not there yet");
         }
         Ok(Self {

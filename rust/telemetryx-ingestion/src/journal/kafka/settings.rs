@@ -77,6 +77,8 @@ pub(super) struct Settings {
     pub(super) in_sync_min: u32,
     pub(super) format: Format,
     pub(super) delivery_timeout: Duration,
+    /// False: topics that are missing are not made.
+    pub(super) makes: bool,
     connection: Connection,
 }
 
@@ -112,6 +114,7 @@ impl Settings {
                 KafkaFormat::Json => Format::Json,
             },
             delivery_timeout,
+            makes: true,
             connection,
         };
         if mistakes.is_empty() {

@@ -72,6 +72,11 @@ pub(super) fn look_up<T>(
     }
 }
 
+/// What is said of one that is not there.
+pub(super) fn missing(name: &str) -> String {
+    format!("there is no topic `{name}`: no service has run with it")
+}
+
 /// Makes the topics that are missing, and checks that of the events; blocks.
 ///
 /// # Errors
@@ -102,6 +107,9 @@ pub(super) fn prepare(
         .set("segment.bytes", "16777216");
     for topic in [events, control] {
         if look_up(observer, topic.name, settings, |_| ())?.is_none() {
+            if !settings.makes {
+                return Err(missing(topic.name));
+            }
             make(&admin, &topic, settings, runtime)?;
         }
     }

@@ -83,7 +83,7 @@ impl Core {
             makes,
             queue: Queue::default(),
             books: Link::new(opener.clone(), BOOKS),
-            leases: Link::impatient(opener.clone(), BOOKS, settings.lease / 4),
+            leases: Link::impatient(opener.clone(), BOOKS, settings.lease / 2),
             reads: Link::new(opener.clone(), READING),
             opener,
             members: Members::default(),
