@@ -15,6 +15,7 @@ KAFKA_KEEPS = ("log.retention.bytes=1572864", "log.segment.bytes=1048576", "log.
                "log.segment.delete.delay.ms=1000", "log.index.size.max.bytes=65536", "group.min.session.timeout.ms=1000")
 POSTGRES_KEEPS = ("max_wal_size=128MB", "min_wal_size=80MB", "wal_recycle=off", "checkpoint_timeout=30s")
 REDIS_KEEPS = ("--auto-aof-rewrite-min-size", "1mb")
+POSTGRES_JOURNAL_KEEPS = "piece_size: 4MiB, retain: { bytes: 16MiB }"
 EMBEDDED_KEEPS = "segment_size: 4MiB, retain: { bytes: 32MiB }"
 
 
@@ -104,7 +105,8 @@ class Fleet:
             journal = (f"engine: kafka, kafka: {{ brokers: '127.0.0.1:{ports['Kafka']}', topic: {TOPIC}, partitions: 12"
                        f"{options} }}")
         elif self.options.engine == "postgres":
-            journal = f"engine: postgres, postgres: {{ url: '{store}/journal', max_backlog: 10000000 }}"
+            keeps = f", {POSTGRES_JOURNAL_KEEPS}, lease: {int(self.session * 1000)}ms" if soak else ""
+            journal = f"engine: postgres, postgres: {{ url: '{store}/journal', max_backlog: 10000000{keeps} }}"
         else:
             journal = f"engine: embedded, embedded: {{ {EMBEDDED_KEEPS if soak else ''} }}"
         timeout = ", timeout: 3s" if soak else ""
@@ -145,7 +147,7 @@ query: {{ events_from: store, counters_from: counters }}
         if self.kafka:
             most |= {"topic": 12 * (1.5 + 2 * 1), "control": 32}
         if self.options.engine == "postgres":
-            most |= {"queue": 256}
+            most |= {"queue": 64}
         return most
 
 
