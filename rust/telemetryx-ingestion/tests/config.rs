@@ -306,6 +306,26 @@ TELEMETRYX_SHUTDOWN__TIMEOUT: shutdown.timeout: `soon` does not start with a num
     assert_eq!(errors, expected);
 }
 
+#[cfg(feature = "kafka")]
+#[test]
+fn route_that_would_write_into_its_own_journal_is_a_mistake() {
+    let with = |brokers: &str, topic: &str| {
+        yaml(&format!(
+            "journal: {{ engine: kafka, kafka: {{ brokers: [a:9092, b:9092], topic: t }} }}
+routes: [ {{ name: r, sink: {{ kind: kafka, brokers: {brokers}, topic: {topic} }} }} ]"
+        ))
+    };
+    for brokers in ["'b:9092,c:9092'", "[c:9092, a:9092]"] {
+        let errors = with(brokers, "t").unwrap_err();
+        assert!(
+            errors.contains("routes[0].sink.topic: `t` is the journal's own topic"),
+            "{errors}"
+        );
+        with(brokers, "other").unwrap();
+    }
+    with("'c:9092'", "t").unwrap();
+}
+
 #[test]
 fn a_journal_in_postgres_says_what_is_wrong_and_shows_no_secret() {
     for (keys, expected) in [
@@ -324,6 +344,10 @@ fn a_journal_in_postgres_says_what_is_wrong_and_shows_no_secret() {
         ),
         (
             "url: 'postgres://a@b/c', schema: pg_a",
+            "journal.postgres.schema: names that begin with `pg_`",
+        ),
+        (
+            "url: 'postgres://a@b/c', schema: information_schema",
             "journal.postgres.schema: names that begin with `pg_`",
         ),
         (

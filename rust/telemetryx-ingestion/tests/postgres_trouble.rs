@@ -171,6 +171,8 @@ fn rows_that_somebody_deleted_are_passed_as_expired_and_said() {
     post(&service, ids("e", 30));
     // In the middle, and at the end of a piece.
     postgres.sql("DELETE FROM telemetryx_journal.queue WHERE first_offset IN (3, 10, 11, 19)");
+    // One says that it has more events than there is memory for.
+    postgres.sql("UPDATE telemetryx_journal.queue SET events = 1000000000 WHERE first_offset = 22");
     let pieces = "SELECT telemetryx_journal.make_piece(2), telemetryx_journal.make_piece(2), \
                   telemetryx_journal.make_piece(1), telemetryx_journal.make_piece(7)";
     postgres.sql("DELETE FROM telemetryx_journal.queue WHERE first_offset = 29");
@@ -184,14 +186,14 @@ fn rows_that_somebody_deleted_are_passed_as_expired_and_said() {
     service.restart();
     settle(&service);
     let books = assert_books_balance(&service);
-    assert_eq!(books["routes"]["lines"]["expired"], 5, "{books}");
-    assert_eq!(books["routes"]["lines"]["delivered"], 30, "{books}");
+    assert_eq!(books["routes"]["lines"]["expired"], 6, "{books}");
+    assert_eq!(books["routes"]["lines"]["delivered"], 29, "{books}");
     let came = came(folder.path());
-    assert_eq!(came.len(), 30);
+    assert_eq!(came.len(), 29);
     assert!(!came.contains(&"e-10".to_owned()));
     let health = service.get("/health").json();
     let damage = health["journal"]["damage"].as_array().unwrap();
-    assert_eq!(damage.len(), 4, "{health}");
+    assert_eq!(damage.len(), 5, "{health}");
     assert!(
         damage[1]
             .as_str()
@@ -199,6 +201,23 @@ fn rows_that_somebody_deleted_are_passed_as_expired_and_said() {
             .contains("from offset 10 up to 12"),
         "{health}"
     );
+}
+
+#[test]
+fn position_that_somebody_deleted_is_made_anew_and_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let postgres = Postgres::start();
+    let service = service(&postgres.url(), "", folder.path()).start();
+    eventually(SOON, "it is well", || is_well(&service));
+    post(&service, ids("a", 10));
+    settle(&service);
+    postgres.sql("DELETE FROM telemetryx_journal.positions");
+    post(&service, ids("b", 10));
+    settle(&service);
+    assert_books_balance(&service);
+    let mut came = came(folder.path());
+    came.dedup();
+    assert!(came.ends_with(&ids("b", 10)), "{came:?}");
 }
 
 #[test]
@@ -248,6 +267,28 @@ fn operators_command_makes_nothing() {
     assert_eq!(exit.code, Some(0), "{exit:?}");
     let routes = "SELECT string_agg(DISTINCT route, ' ') FROM telemetryx_journal.positions";
     assert_eq!(postgres.sql(routes), "lines");
+}
+
+#[test]
+fn embedded_journal_that_is_left_behind_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let away = format!(
+        "routes: [ {{ name: away, sink: {{ kind: file, path: {:?} }} }} ]",
+        folder.path()
+    );
+    let mut service = support::start(&away);
+    service
+        .post_json("/ingest", events(ids("left", 3)))
+        .expect_status(202);
+    service.terminate();
+    let postgres = Postgres::start();
+    service.set_config(&config(&postgres.url(), "", folder.path()));
+    service.restart();
+    let log = service.log();
+    assert!(
+        log.contains("an embedded journal lies here") && log.contains("\"events\":3"),
+        "{log}"
+    );
 }
 
 #[test]

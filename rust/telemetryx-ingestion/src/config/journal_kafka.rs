@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Config;
 use super::error::ConfigError;
 use super::journal::JournalEngine;
-use super::plugins::{mask, masked};
+use super::plugins::{SinkConfig, mask, masked};
 use super::rules::wrong;
 use super::values::{ByteSize, Duration};
 
@@ -223,7 +223,32 @@ pub(super) fn settle(config: &Config, errors: &mut Vec<ConfigError>) {
         let hint = "letters of a-z, A-Z, 0-9, `.`, `_`, `-`";
         wrong(errors, "journal.kafka.group_prefix", message, hint);
     }
+    for (place, route) in config.routes.iter().enumerate() {
+        if writes_to(kafka, &route.sink) {
+            let message = format!(
+                "`{}` is the journal's own topic: every event would come again for ever",
+                kafka.topic
+            );
+            let key = format!("routes[{place}].sink.topic");
+            wrong(errors, key, message, "name another topic");
+        }
+    }
     client(kafka, errors);
+}
+
+/// True if the sink writes into the topic of the journal, as far as the names of the brokers tell.
+fn writes_to(kafka: &KafkaJournalConfig, sink: &SinkConfig) -> bool {
+    let text = |value: &toml::Value| value.as_str().map(str::to_owned);
+    let topic = sink.rest.get("topic").and_then(text);
+    let brokers = match sink.rest.get("brokers") {
+        Some(toml::Value::Array(list)) => list.iter().filter_map(text).collect(),
+        Some(one) => text(one).into_iter().collect::<Vec<_>>(),
+        None => Vec::new(),
+    };
+    let mut brokers = brokers.iter().flat_map(|list| list.split(','));
+    sink.kind == "kafka"
+        && topic.as_ref() == Some(&kafka.topic)
+        && brokers.any(|one| kafka.brokers.iter().any(|own| own == one.trim()))
 }
 
 #[cfg(feature = "kafka")]

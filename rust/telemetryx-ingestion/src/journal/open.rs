@@ -1,9 +1,9 @@
 //! Opens the engine that the config names.
 
-#[cfg(feature = "kafka")]
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use telemetryx_journal::JournalView;
 
 #[cfg(feature = "kafka")]
 use super::kafka::{KafkaJournal, SpillJournal};
@@ -112,6 +112,27 @@ fn left_over(path: &Path) -> Result<u64, OpenError> {
     })
 }
 
+/// Says if a journal in files, which this config does not use, has events that a route has not passed.
+fn say_what_is_left(path: &Path) {
+    let view = path
+        .is_dir()
+        .then(|| JournalView::open(path).ok())
+        .flatten();
+    let Some(view) = view else { return };
+    let cursors = view.cursors().unwrap_or_default().into_iter();
+    let passed = cursors.filter_map(|cursor| cursor.position.ok()).min();
+    let passed = passed.unwrap_or_else(|| view.start());
+    let events = view.end().get().saturating_sub(passed.get());
+    if events > 0 {
+        tracing::warn!(
+            events,
+            path = %path.display(),
+            "an embedded journal lies here with events that not every route has passed, and this config does not use it: carry \
+             it over with `telemetryx journal export` and `import`, or start once more with journal.engine: embedded"
+        );
+    }
+}
+
 /// Opens the journal that the config names.
 ///
 /// # Errors
@@ -122,6 +143,9 @@ pub async fn open(config: &Config, opened_for: OpenedFor) -> Result<Arc<dyn Jour
     let purpose = opened_for.purpose;
     if purpose == Purpose::Serve && !spills {
         nothing_is_spilled(config)?;
+    }
+    if purpose == Purpose::Serve && config.journal.engine != JournalEngine::Embedded {
+        say_what_is_left(&config.data_dir.join("journal"));
     }
     match config.journal.engine {
         JournalEngine::Embedded => {

@@ -63,7 +63,13 @@ impl Seen {
         let seen = Self::default();
         let commits = routes.iter().map(|route| (route.clone(), Vec::new()));
         seen.0.lock().commits = commits.collect();
-        seen.failed("Kafka was not reached yet", false);
+        // As at every start: nothing to be told of.
+        seen.0.lock().problem = Some(Problem {
+            reason: "Kafka was not reached yet".to_owned(),
+            since: clock::now(),
+            append_failed: None,
+            unreachable: Some(Instant::now()),
+        });
         seen
     }
 

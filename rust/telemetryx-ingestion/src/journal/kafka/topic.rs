@@ -195,6 +195,13 @@ fn make(
             ),
             // Somebody else was faster.
             Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((name, RDKafkaErrorCode::InvalidReplicationFactor)) => {
+                return Err(format!(
+                    "topic `{name}` is missing and cannot be made: there are fewer brokers than \
+                     journal.kafka.replication_factor, {}",
+                    settings.replicas
+                ));
+            }
             Err((name, code)) => {
                 return Err(format!(
                     "topic `{name}` is missing and cannot be made: {code}"

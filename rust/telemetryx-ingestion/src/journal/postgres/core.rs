@@ -38,8 +38,10 @@ const RENAME: &str = "UPDATE {s}.journal SET identity = $1 WHERE identity = $2";
 const POSITIONS: &str = "SELECT p.route, p.partition, p.position, p.bytes_passed, p.version, p.state \
     FROM {s}.positions p LEFT JOIN unnest($1::text[], $2::integer[], $3::bigint[]) AS known (route, partition, version) \
     USING (route, partition) WHERE p.version IS DISTINCT FROM known.version AND p.route = ANY ($4::text[])";
-const ADD_ROUTES: &str = "INSERT INTO {s}.positions (route, partition) \
-    SELECT route, partition FROM unnest($1::text[]) AS route, {s}.partitions ON CONFLICT DO NOTHING";
+/// A row that was deleted and is made anew has a higher version than it had.
+const ADD_ROUTES: &str = "INSERT INTO {s}.positions (route, partition, version) \
+    SELECT route, partition, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint \
+    FROM unnest($1::text[]) AS route, {s}.partitions ON CONFLICT DO NOTHING";
 
 /// How often it is looked whether the server that answers now is as far as the one before.
 const LOOKS: u32 = 3;

@@ -14,8 +14,8 @@ const ROWS_MAX: i64 = 1024;
 pub(super) const READ_BYTES: usize = 1 << 20;
 /// Events that were there are removed.
 const EXPIRED: &str = "removed before this route came to them";
-/// Somebody deleted them, or the server lost them.
-const MISSING: &str = "their rows are missing";
+/// Somebody deleted or changed them, or the server lost them.
+const MISSING: &str = "their rows are missing, or changed";
 /// A piece may be dropped, and another begun, between the look at where they begin and the question.
 const TRIES: u32 = 3;
 
@@ -28,6 +28,11 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// False: it says that it has more events than there can be in its bytes, so somebody changed it.
+    fn is_sound(&self) -> bool {
+        self.slice.events as usize <= self.slice.body.len()
+    }
+
     fn end(&self) -> u64 {
         self.slice.first + u64::from(self.slice.events)
     }
@@ -99,18 +104,18 @@ pub(super) async fn rows(
             Err(fault) if fault.is_missing() => continue,
             Err(fault) => return Err(fault.into()),
         };
-        let mut rows: Vec<_> = read.iter().map(row).collect();
-        // Up to the first that does not follow the one before it.
+        let rows = read.iter().map(row).filter(Row::is_sound);
+        let mut rows: Vec<_> = rows.collect();
+        // From the one that holds it, up to the first that does not follow the one before it.
+        let is_first = rows.first().is_some_and(|row| row.slice.first <= from);
         let mut end = rows.first().map_or(0, |row| row.slice.first);
         let mut follows = |row: &Row| {
             let is_next = row.slice.first == end;
             end = row.end();
             is_next
         };
-        let whole = rows
-            .iter()
-            .map_while(|row| follows(row).then_some(row))
-            .count();
+        let whole = rows.iter().map_while(|row| follows(row).then_some(row));
+        let whole = if is_first { whole.count() } else { 0 };
         let next = rows.get(whole).map(|row| row.slice.first);
         rows.truncate(whole);
         if rows.last().is_some_and(|row| row.end() > from) {
@@ -142,7 +147,7 @@ pub(super) async fn rows(
         )));
     };
     core.seen().add_damage(format!(
-        "partition {partition}: the events from offset {from} up to {to} are not in the queue"
+        "partition {partition}: the events from offset {from} up to {to} are not in the queue, or their row was changed"
     ));
     Ok(Found::Gap { to, why: MISSING })
 }

@@ -103,7 +103,13 @@ impl Seen {
             news: watch::Sender::new(0),
             changed: watch::Sender::new(0),
         };
-        seen.failed("PostgreSQL was not reached yet", false);
+        // As at every start: nothing to be told of.
+        seen.view.lock().problem = Some(Problem {
+            reason: "PostgreSQL was not reached yet".to_owned(),
+            since: clock::now(),
+            begun: Instant::now(),
+            of_appends: false,
+        });
         seen
     }
 

@@ -39,8 +39,11 @@ impl Settings {
                 "`schema`: a name of 1 to {most} letters of a-z, A-Z, digits, `_` and `-`"
             ));
         }
-        if schema.starts_with("pg_") {
-            return Err("`schema`: names that begin with `pg_` are PostgreSQL's own".to_owned());
+        if schema.starts_with("pg_") || schema == "information_schema" {
+            return Err(
+                "`schema`: names that begin with `pg_`, and `information_schema`, are PostgreSQL's own"
+                    .to_owned(),
+            );
         }
         let tls = TlsFiles {
             ca_file: config.tls.ca_file.clone(),

@@ -79,7 +79,9 @@ impl Watch {
         }
         self.renew(looking)?;
         if looking.observer.is_none() {
-            let client = self.settings.reading(None)?;
+            let mut client = self.settings.reading(None)?;
+            // What there is, and not what readers may see of it while a transaction of somebody else is open.
+            client.set("isolation.level", "read_uncommitted");
             let made = client.create_with_context(Said::by("journal-watch"));
             looking.observer = Some(made.map_err(words)?);
         }
