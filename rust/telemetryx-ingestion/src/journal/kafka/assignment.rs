@@ -199,6 +199,11 @@ impl Held {
             .map_err(io)?;
         let low = u64::try_from(low).unwrap_or_default();
         let high = u64::try_from(high).unwrap_or_default();
+        // A partition never begins earlier than it did. What was seen of a former topic would be taken for a gap.
+        if self.extent().is_some_and(|seen| low < seen.start) {
+            let words = "the partition begins before what was seen of it: the topic may have been made anew";
+            return Err(JournalError::Io(words.to_owned()));
+        }
         let mut is_there = begun_at.is_some();
         let start = match committed {
             Some(start) if start.position > high => {
