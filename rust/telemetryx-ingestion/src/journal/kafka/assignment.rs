@@ -59,6 +59,9 @@ fn offset(position: u64) -> Offset {
     i64::try_from(position).map_or(Offset::End, Offset::Offset)
 }
 
+/// How long a partition may hold less than was seen of it: longer than it takes to see that the topic is another one.
+const DOUBT_MAX: Duration = Duration::from_secs(10);
+
 /// See the module.
 pub(super) struct Held {
     partition: u32,
@@ -74,6 +77,8 @@ pub(super) struct Held {
     is_over: Mutex<bool>,
     is_dropped: Mutex<bool>,
     dropping: Condvar,
+    /// Since when the partition holds less than was seen of it.
+    doubted: Mutex<Option<Instant>>,
 }
 
 impl Held {
@@ -96,6 +101,7 @@ impl Held {
             is_over: Mutex::new(false),
             is_dropped: Mutex::new(false),
             dropping: Condvar::new(),
+            doubted: Mutex::new(None),
         }
     }
 
@@ -173,6 +179,24 @@ impl Held {
         }
     }
 
+    /// A partition never begins or ends earlier than it did. One that does may be of a topic that was made anew, whose events
+    /// must not be taken for those of the former one; a leader that is new may not know of all yet. Both are over soon: what
+    /// lasts is a loss.
+    fn is_known(&self, low: u64, high: u64) -> Result<(), JournalError> {
+        let mut doubted = self.doubted.lock();
+        let seen = self.extent();
+        if !seen.is_some_and(|seen| low < seen.start || high < seen.end) {
+            *doubted = None;
+            return Ok(());
+        }
+        if doubted.get_or_insert_with(Instant::now).elapsed() > DOUBT_MAX {
+            return Ok(());
+        }
+        let words =
+            "the partition holds less than was seen of it: the topic may have been made anew";
+        Err(JournalError::Io(words.to_owned()))
+    }
+
     /// Goes to the last commit, or the oldest event if there is none; blocks.
     fn open(&self) -> Result<Start, JournalError> {
         let (consumer, partition) = (self.consumer()?, self.native()?);
@@ -199,11 +223,7 @@ impl Held {
             .map_err(io)?;
         let low = u64::try_from(low).unwrap_or_default();
         let high = u64::try_from(high).unwrap_or_default();
-        // A partition never begins earlier than it did. What was seen of a former topic would be taken for a gap.
-        if self.extent().is_some_and(|seen| low < seen.start) {
-            let words = "the partition begins before what was seen of it: the topic may have been made anew";
-            return Err(JournalError::Io(words.to_owned()));
-        }
+        self.is_known(low, high)?;
         let mut is_there = begun_at.is_some();
         let start = match committed {
             Some(start) if start.position > high => {
