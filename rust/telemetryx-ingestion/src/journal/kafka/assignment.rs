@@ -181,8 +181,11 @@ impl Held {
 
     /// A partition never begins or ends earlier than it did. One that does may be of a topic that was made anew, whose events
     /// must not be taken for those of the former one; a leader that is new may not know of all yet. Both are over soon: what
-    /// lasts is a loss.
-    fn is_known(&self, low: u64, high: u64) -> Result<(), JournalError> {
+    /// lasts is a loss, and read.
+    ///
+    /// # Errors
+    /// It holds less, and has not for long.
+    fn check_known(&self, low: u64, high: u64) -> Result<(), JournalError> {
         let mut doubted = self.doubted.lock();
         let seen = self.extent();
         if !seen.is_some_and(|seen| low < seen.start || high < seen.end) {
@@ -223,7 +226,7 @@ impl Held {
             .map_err(io)?;
         let low = u64::try_from(low).unwrap_or_default();
         let high = u64::try_from(high).unwrap_or_default();
-        self.is_known(low, high)?;
+        self.check_known(low, high)?;
         let mut is_there = begun_at.is_some();
         let start = match committed {
             Some(start) if start.position > high => {
