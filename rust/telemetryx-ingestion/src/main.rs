@@ -1,5 +1,8 @@
 //! The binary `telemetryx`: parses arguments and calls one command.
 
+#[cfg(all(feature = "kafka", target_os = "linux", target_env = "gnu"))]
+mod timed_wait;
+
 use std::process::ExitCode;
 
 use clap::Parser;

@@ -6,12 +6,10 @@
 //! | `security.rs` | TLS, passwords |
 //! | `message.rs` | an event as a message |
 //! | `context.rs` | what librdkafka says: its log, its errors |
-//! | `set_back.rs` | whether somebody set the clock back |
 
 pub(crate) mod context;
 pub(crate) mod message;
 pub(crate) mod security;
-pub(crate) mod set_back;
 pub(crate) mod settings;
 
 use rdkafka::error::KafkaError;

@@ -121,6 +121,25 @@ fn a_fleet_that_has_nothing_to_do_is_there_after_its_clocks_were_set_back() {
     rig.assert_recovers(&tally);
 }
 
+/// Nothing but an answer of Kafka would wake who waits until a time of day, and there is none.
+#[test]
+fn a_fleet_whose_clocks_are_set_back_while_kafka_is_away_is_there_when_it_is_back() {
+    let mut rig = Plan::kafka().with_clocks().start();
+    let load = rig.load("before");
+    goes_on(&rig, &load);
+    let mut tally = Rig::stop(load);
+    rig.kafka().kill(0);
+    // Long enough for all clients to have noticed, and to wait before they try again.
+    std::thread::sleep(Duration::from_secs(3));
+    jump(&rig, &MEMBERS.map(|(name, _)| name), -6);
+    std::thread::sleep(Duration::from_secs(1));
+    rig.kafka().restart(0);
+    let load = rig.load("after");
+    goes_on(&rig, &load);
+    tally.add(Rig::stop(load));
+    rig.assert_recovers(&tally);
+}
+
 /// Sets the clocks of these so many hours ahead, or behind, and sees to it that this is what they go by.
 #[track_caller]
 fn jump(rig: &Rig, names: &[&str], hours: i64) {

@@ -286,13 +286,6 @@ impl Sender {
         Some(format!("{code}: {reason}"))
     }
 
-    /// Asks for the topic, and waits for an answer: that wakes librdkafka's threads.
-    pub(super) fn wake(&self, topic: &str, patience: Duration) {
-        if let Some(producer) = &self.producer {
-            producer.client().fetch_metadata(Some(topic), patience).ok();
-        }
-    }
-
     /// Waits until nothing is under way; blocks.
     pub(super) fn flush(&self, patience: Duration) {
         if let Some(Err(error)) = self.producer.as_ref().map(|it| it.flush(patience)) {

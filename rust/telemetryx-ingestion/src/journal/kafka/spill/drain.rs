@@ -23,7 +23,6 @@ use super::gate::Gate;
 use super::moved::{Batch, Moved};
 use super::store::{Plan, Store};
 use crate::kafka::message::{self, Scratch};
-use crate::kafka::set_back::SetBack;
 use crate::observe::Metrics;
 
 /// About so many bytes are handed over at a time.
@@ -390,7 +389,6 @@ impl Drain {
         }
         let acknowledged = sender.acknowledged(&sending, ever);
         tokio::pin!(acknowledged);
-        let mut clock = SetBack::default();
         loop {
             tokio::select! {
                 sent = &mut acknowledged => return sent.map_err(failed),
@@ -399,9 +397,6 @@ impl Drain {
                     return sent.map_err(|_| Trouble::Stopped)?.map_err(failed);
                 }
                 () = tokio::time::sleep(PAUSE) => {
-                    if clock.noticed() {
-                        sender.wake(&settings.topic, PAUSE);
-                    }
                     if watch.clients() != clients {
                         let words = "its passwords or certificates are no longer those of now";
                         return Err(Trouble::Failed(words.to_owned()));

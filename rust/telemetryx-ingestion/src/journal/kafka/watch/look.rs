@@ -19,7 +19,6 @@ use super::Watch;
 use crate::kafka::code_of;
 use crate::kafka::context::Said;
 use crate::kafka::security::Fingerprint;
-use crate::kafka::set_back::SetBack;
 use crate::kafka::settings::words;
 use crate::observe::KafkaLag;
 
@@ -30,8 +29,6 @@ const UNKNOWN_TRIES_MAX: u32 = 10;
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(100);
 /// What looks like another topic so often is one.
 const DOUBTS_MAX: u32 = 3;
-/// How long to wait for an answer that is to wake a client.
-const WAKE_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// What the thread keeps for itself.
 #[derive(Default)]
@@ -45,7 +42,6 @@ pub(super) struct Looking {
     /// How often the topic looked as if it were another one. A broker that just became the leader may tell of less than
     /// there is, for a moment.
     doubts: u32,
-    clock: SetBack,
     /// The passwords and certificates of the clients.
     made_with: Option<Fingerprint>,
 }
@@ -73,10 +69,6 @@ impl Watch {
     /// # Errors
     /// Why Kafka cannot be used, in its words.
     pub(super) fn look(&self, looking: &mut Looking) -> Result<(), String> {
-        if looking.clock.noticed() {
-            tracing::warn!("the system's clock was set back");
-            self.wake();
-        }
         self.renew(looking)?;
         if looking.observer.is_none() {
             let mut client = self.settings.reading(None)?;
@@ -156,18 +148,6 @@ impl Watch {
             gauge.set(lag);
         }
         self.probe()
-    }
-
-    /// Wakes all clients: their threads wait until a time of day, which is now further away (librdkafka's issue 2145), and
-    /// until then would neither connect nor say that this process is there.
-    fn wake(&self) {
-        let topic = &self.settings.topic;
-        if let Some(sender) = self.sender.load().as_ref() {
-            sender.wake(topic, WAKE_WAIT_MAX);
-        }
-        for consumer in self.readers().iter().filter_map(|reader| reader.consumer()) {
-            consumer.fetch_metadata(Some(topic), WAKE_WAIT_MAX).ok();
-        }
     }
 
     /// Has all clients made anew when Kafka cannot be used and a password or a certificate has changed since they were.
