@@ -589,10 +589,7 @@ impl Intake {
                     message: "the journal's queue is full; try again",
                 }
             }
-            AppendError::TooLarge { .. } => Refusal::TooLarge {
-                what: "the encoded batch",
-                limit: "one journal record".into(),
-            },
+            AppendError::TooLarge { what, limit } => Refusal::TooLarge { what, limit },
             AppendError::NoSpace
             | AppendError::Unwritable(_)
             | AppendError::Unavailable(_)

@@ -98,12 +98,15 @@ impl EmbeddedJournal {
 /// Records how long syncs take and how many share one.
 pub(super) struct GroupMetrics(pub(super) Arc<Metrics>);
 
-/// What its caller is told of a batch that was not appended, of so many bytes.
-pub(super) fn refusal(fault: telemetryx_journal::AppendError, bytes: usize) -> AppendError {
+/// What its caller is told of a batch that was not appended.
+pub(super) fn refusal(fault: telemetryx_journal::AppendError) -> AppendError {
     use telemetryx_journal::AppendError as Fault;
     match fault {
         Fault::Full { .. } => AppendError::Full,
-        Fault::TooLarge { .. } => AppendError::TooLarge { bytes },
+        Fault::TooLarge { limit, .. } => AppendError::TooLarge {
+            what: "the encoded batch",
+            limit: format!("{limit} bytes of a record of the journal"),
+        },
         Fault::NoSpace => AppendError::NoSpace,
         Fault::Closed => AppendError::Closed,
         Fault::SyncFailed { .. } | Fault::Unhealthy { .. } | Fault::NoEvents => {
@@ -133,7 +136,6 @@ impl Journal for EmbeddedJournal {
             return Err(AppendError::NoSpace);
         }
         let (started, is_own) = (Instant::now(), batch.is_own);
-        let bytes = batch.body.len();
         let (earliest, latest) = (batch.earliest.unix_nanos(), batch.latest.unix_nanos());
         let position = self
             .journal
@@ -147,7 +149,7 @@ impl Journal for EmbeddedJournal {
                 events: position.events,
             })),
             Err(fault) => {
-                let refusal = refusal(fault, bytes);
+                let refusal = refusal(fault);
                 // Whoever appends for a route tries again.
                 if let (AppendError::NoSpace, Some(reserve), true) =
                     (&refusal, &self.reserve, is_own)

@@ -19,11 +19,13 @@ pub enum AppendError {
     /// The service is shutting down. 503.
     #[error("the journal is closed")]
     Closed,
-    /// The batch is larger than a record may be: trying again will not help. 413.
-    #[error("a batch of {bytes} bytes is larger than the journal takes")]
+    /// The batch, or an event of it, is larger than the journal takes: trying again will not help. 413.
+    #[error("{what} is over the limit of {limit}")]
     TooLarge {
-        /// Its encoded size.
-        bytes: usize,
+        /// What is too large.
+        what: &'static str,
+        /// The limit, with its unit, and whose it is.
+        limit: String,
     },
 }
 

@@ -154,6 +154,14 @@ impl KafkaJournal {
     }
 }
 
+/// An event of a batch does not fit into a message of the topic.
+fn too_large(most: usize, topic: &str) -> AppendError {
+    AppendError::TooLarge {
+        what: "an event, as a message of Kafka,",
+        limit: format!("{most} bytes (max.message.bytes of topic `{topic}`)"),
+    }
+}
+
 /// True if each event fits into a message of so many bytes.
 fn fits(batch: &EncodedBatch, format: Format, most: usize) -> bool {
     // JSON writes a byte as six at the most; how an event is stored is about as long as what it says.
@@ -188,9 +196,8 @@ impl KafkaJournal {
                 });
             }
             Err(SendError::TooLarge) => {
-                return Err(AppendError::TooLarge {
-                    bytes: batch.body.len(),
-                });
+                let topic = &self.watch.settings().topic;
+                return Err(too_large(sender.message_bytes_max(), topic));
             }
             Err(SendError::Failed(words)) => {
                 self.watch.append_failed(&words);

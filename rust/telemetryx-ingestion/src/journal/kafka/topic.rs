@@ -1,9 +1,13 @@
 //! The topics: made if they are missing, checked if they are there.
 
 use std::collections::HashMap;
+use std::str::FromStr;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
+    TopicReplication,
+};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaErrorCode;
@@ -17,6 +21,9 @@ use crate::kafka::settings::words;
 const MESSAGE_BYTES_MAX: usize = 10 << 20;
 /// What a topic takes if it cannot be asked: Kafka's own default.
 pub(super) const MESSAGE_BYTES_USUAL: usize = 1_048_588;
+
+/// A topic that keeps events for less is warned of.
+const KEPT_MIN: Duration = Duration::from_secs(3600);
 
 /// More than is said between two looks.
 const SAID_AT_ONCE: usize = 64;
@@ -137,28 +144,12 @@ pub(super) fn prepare(
     let mut message_bytes_max = MESSAGE_BYTES_USUAL;
     match told {
         Ok(told) => {
-            let number = |name: &str| told.get(name).and_then(|text| text.parse::<usize>().ok());
-            let in_sync = number("min.insync.replicas").unwrap_or(1);
-            if in_sync < settings.in_sync_min as usize {
-                warnings.push(format!(
-                    "topic `{topic}` has too few min.insync.replicas: {in_sync} instead of {}. An event may be \
-                     acknowledged that only {in_sync} of {replicas} brokers have; set min.insync.replicas of the topic",
-                    settings.in_sync_min
-                ));
-            }
-            if in_sync > replicas {
-                warnings.push(format!(
-                    "topic `{topic}` has {replicas} replicas and min.insync.replicas is {in_sync}: nothing can be written"
-                ));
-            }
-            let policy = told.get("cleanup.policy").map_or("delete", String::as_str);
-            if policy.contains("compact") {
-                warnings.push(format!(
-                    "topic `{topic}` is compacted (cleanup.policy is `{policy}`): Kafka removes events whose key has a \
-                     newer one; set cleanup.policy=delete"
-                ));
-            }
-            message_bytes_max = number("max.message.bytes").unwrap_or(message_bytes_max);
+            warnings.extend(doubts(topic, &told.events, settings, replicas));
+            warnings.extend(doubts_of_control(&settings.control, &told.control));
+            message_bytes_max = told
+                .events
+                .number("max.message.bytes")
+                .unwrap_or(message_bytes_max);
         }
         Err(error) => warnings.push(format!(
             "the settings of topic `{topic}` cannot be read, so nobody checks them: {error}"
@@ -169,6 +160,48 @@ pub(super) fn prepare(
         message_bytes_max,
         warnings,
     })
+}
+
+/// What is wrong with the settings of the topic of the events.
+fn doubts(topic: &str, told: &Told, settings: &Settings, replicas: usize) -> Vec<String> {
+    let mut doubts = Vec::new();
+    let in_sync: usize = told.number("min.insync.replicas").unwrap_or(1);
+    if in_sync < settings.in_sync_min as usize {
+        doubts.push(format!(
+            "topic `{topic}` has too few min.insync.replicas: {in_sync} instead of {}. An event may be acknowledged \
+             that only {in_sync} of {replicas} brokers have; set min.insync.replicas of the topic",
+            settings.in_sync_min
+        ));
+    }
+    if in_sync > replicas {
+        doubts.push(format!(
+            "topic `{topic}` has {replicas} replicas and min.insync.replicas is {in_sync}: nothing can be written"
+        ));
+    }
+    if let Some(policy) = told.policy().filter(|policy| policy.contains("compact")) {
+        doubts.push(format!(
+            "topic `{topic}` is compacted (cleanup.policy is `{policy}`): Kafka removes events whose key has a newer \
+             one; set cleanup.policy=delete"
+        ));
+    }
+    // -1 is for ever.
+    let kept = told.number("retention.ms").map(Duration::from_millis);
+    if let Some(kept) = kept.filter(|kept| *kept < KEPT_MIN) {
+        doubts.push(format!(
+            "topic `{topic}` keeps events for {} s only (retention.ms): a route that is behind for longer misses them",
+            kept.as_secs()
+        ));
+    }
+    doubts
+}
+
+/// What is wrong with the settings of the topic of what all processes must know.
+fn doubts_of_control(topic: &str, told: &Told) -> Option<String> {
+    let policy = told.policy().filter(|policy| *policy != "compact")?;
+    Some(format!(
+        "topic `{topic}` has cleanup.policy `{policy}`: in time Kafka removes what all processes must know, dead letters \
+         among it; set cleanup.policy=compact"
+    ))
 }
 
 fn options(settings: &Settings) -> AdminOptions {
@@ -212,21 +245,47 @@ fn make(
     Ok(())
 }
 
+/// The settings of a topic, as Kafka tells them.
+#[derive(Default)]
+struct Told(HashMap<String, String>);
+
+impl Told {
+    fn number<T: FromStr>(&self, name: &str) -> Option<T> {
+        self.0.get(name).and_then(|text| text.parse().ok())
+    }
+
+    fn policy(&self) -> Option<&str> {
+        self.0.get("cleanup.policy").map(String::as_str)
+    }
+}
+
+/// Those of both topics.
+#[derive(Default)]
+struct ToldOfBoth {
+    events: Told,
+    control: Told,
+}
+
 fn describe(
     admin: &AdminClient<Said>,
     settings: &Settings,
     runtime: &Handle,
-) -> Result<HashMap<String, String>, String> {
+) -> Result<ToldOfBoth, String> {
     let options = options(settings);
-    let topic = ResourceSpecifier::Topic(&settings.topic);
-    let described = runtime.block_on(admin.describe_configs([&topic], &options));
+    let topics = [&settings.topic, &settings.control];
+    let asked = topics.map(|topic| ResourceSpecifier::Topic(topic));
+    let described = runtime.block_on(admin.describe_configs(&asked, &options));
     let described = described.map_err(|error| admin.inner().context().words(&error))?;
-    let mut told = HashMap::new();
+    let mut both = ToldOfBoth::default();
     for resource in described {
         let resource = resource.map_err(|code| code.to_string())?;
-        for entry in resource.entries {
-            told.extend(entry.value.map(|value| (entry.name, value)));
-        }
+        let told = match resource.specifier {
+            OwnedResourceSpecifier::Topic(name) if name == settings.control => &mut both.control,
+            _ => &mut both.events,
+        };
+        let entries = resource.entries.into_iter();
+        told.0
+            .extend(entries.filter_map(|entry| Some((entry.name, entry.value?))));
     }
-    Ok(told)
+    Ok(both)
 }

@@ -147,7 +147,10 @@ impl Journal for PostgresJournal {
         self.core.may_append()?;
         let bytes = batch.body.len();
         if bytes > BATCH_BYTES_MAX {
-            return Err(AppendError::TooLarge { bytes });
+            return Err(AppendError::TooLarge {
+                what: "the encoded batch",
+                limit: format!("{BATCH_BYTES_MAX} bytes of an append to the queue"),
+            });
         }
         let parts = append::parts(batch.body, self.core.seen().partitions());
         let parts = parts.map_err(AppendError::Unwritable)?;

@@ -40,7 +40,7 @@ use super::super::{
     SpillStatus,
 };
 use super::topic::MESSAGE_BYTES_USUAL;
-use super::{KafkaJournal, blocking, fits};
+use super::{KafkaJournal, blocking, fits, too_large};
 use crate::clock;
 use crate::observe::Metrics;
 
@@ -153,11 +153,11 @@ impl SpillJournal {
             (Way::Kafka(_), None) => Err(AppendError::Unavailable(away.unwrap_or_default())),
             (Way::Spill(_entering), _) => {
                 let most = self.kafka.watch.message_bytes_max();
+                let most = most.unwrap_or(MESSAGE_BYTES_USUAL);
                 // What Kafka could not take would be in its way for ever.
-                let format = self.kafka.watch.settings().format;
-                if !fits(&batch, format, most.unwrap_or(MESSAGE_BYTES_USUAL)) {
-                    let bytes = batch.body.len();
-                    return Err(AppendError::TooLarge { bytes });
+                let settings = self.kafka.watch.settings();
+                if !fits(&batch, settings.format, most) {
+                    return Err(too_large(most, &settings.topic));
                 }
                 spill.store.append(batch).await
             }

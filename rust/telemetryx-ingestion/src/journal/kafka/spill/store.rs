@@ -135,7 +135,6 @@ impl Store {
     /// # Errors
     /// As [`super::super::super::Journal::append`].
     pub(super) async fn append(&self, batch: EncodedBatch) -> Result<Position, AppendError> {
-        let bytes = batch.body.len();
         if self.is_full() {
             return Err(AppendError::Unavailable(format!(
                 "Kafka is away, and {} bytes are spilled, as many as may be",
@@ -153,7 +152,7 @@ impl Store {
                     events: position.events,
                 }))
             }
-            Err(fault) => Err(embedded::refusal(fault, bytes)),
+            Err(fault) => Err(embedded::refusal(fault)),
         }
     }
 
