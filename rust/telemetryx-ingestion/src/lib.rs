@@ -16,7 +16,7 @@
 //! | [`counters`], [`query`] | what can be asked |
 //! | [`observe`] | metrics, logs, books of the door |
 //! | [`config`], [`command`], [`service`] | settings, command line, and who builds it all |
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod admission;
 pub mod clock;

@@ -6,11 +6,13 @@
 //! | `security.rs` | TLS, passwords |
 //! | `message.rs` | an event as a message |
 //! | `context.rs` | what librdkafka says: its log, its errors |
+//! | `topic_id.rs` | the id of a topic |
 
 pub(crate) mod context;
 pub(crate) mod message;
 pub(crate) mod security;
 pub(crate) mod settings;
+pub(crate) mod topic_id;
 
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;

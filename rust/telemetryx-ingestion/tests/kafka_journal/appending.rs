@@ -61,10 +61,15 @@ impl Appending {
     /// Waits until so many more were acknowledged.
     #[track_caller]
     pub(crate) fn wait_for(&self, more: usize) {
-        let until = *self.done.lock().unwrap() + more;
+        let until = self.acknowledged() + more;
         eventually(SOON, "appends are acknowledged", || {
-            *self.done.lock().unwrap() >= until
+            self.acknowledged() >= until
         });
+    }
+
+    /// How many were acknowledged so far.
+    pub(crate) fn acknowledged(&self) -> usize {
+        *self.done.lock().unwrap()
     }
 
     pub(crate) fn stop(self, world: &World) -> Appended {

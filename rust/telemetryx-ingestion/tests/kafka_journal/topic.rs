@@ -1,11 +1,15 @@
 //! Topics that are not as they should be, lose events, are made anew.
 
+use std::collections::{HashMap, HashSet};
+
 use rdkafka::admin::AdminOptions;
 use rdkafka::{Offset, TopicPartitionList};
 use telemetryx_ingestion::journal::{Journal, JournalError};
 use telemetryx_testkit::eventually;
 
-use crate::world::{LIMIT, Part, SOON, World, numbered};
+use crate::appending::{Appending, BATCH, assert_there};
+use crate::reading::{Reading, all_read};
+use crate::world::{LIMIT, Part, SOON, World, batch, numbered};
 
 #[test]
 fn events_that_retention_took_are_missing_and_said_to_be() {
@@ -86,7 +90,11 @@ fn events_that_retention_took_are_missing_and_said_to_be() {
 #[test]
 fn a_topic_that_is_not_as_it_should_be_is_said_at_the_start() {
     let world = World::shared();
-    let settings = [("cleanup.policy", "compact"), ("min.insync.replicas", "1")];
+    let settings = [
+        ("cleanup.policy", "compact"),
+        ("min.insync.replicas", "1"),
+        ("retention.ms", "600000"),
+    ];
     world.kafka.create_topic("other", 3, &settings);
     let keys = "replication_factor = 3\nmin_insync_replicas = 2";
     let journal = world.open_anyhow("other", keys);
@@ -95,24 +103,47 @@ fn a_topic_that_is_not_as_it_should_be_is_said_at_the_start() {
     assert!(status.reason.unwrap().contains("other.control"));
     let journal = world.open("other", "min_insync_replicas = 1");
     let warnings = journal.status().warnings.join("\n");
-    for words in ["has 3 partitions", "is compacted"] {
+    for words in [
+        "has 3 partitions",
+        "is compacted",
+        "keeps events for 600 s only",
+    ] {
         assert!(warnings.contains(words), "{words}: {warnings}");
     }
+    assert!(!warnings.contains("control"), "{warnings}");
     assert_eq!(journal.extents().len(), 3);
     world
         .kafka
         .create_topic("weak", 12, &[("min.insync.replicas", "1")]);
     world
         .kafka
-        .create_topic("weak.control", 1, &[("cleanup.policy", "compact")]);
+        .create_topic("weak.control", 1, &[("cleanup.policy", "delete")]);
     let journal = world.open("weak", keys);
     let warnings = journal.status().warnings.join("\n");
     for words in [
         "too few min.insync.replicas: 1 instead of 2",
         "has 1 replicas",
+        "topic `weak.control` has cleanup.policy `delete`",
     ] {
         assert!(warnings.contains(words), "{words}: {warnings}");
     }
+}
+
+#[test]
+fn an_event_larger_than_the_topic_takes_is_refused_with_the_limit() {
+    let world = World::shared();
+    world
+        .kafka
+        .create_topic("tight", 1, &[("max.message.bytes", "4000")]);
+    let journal = world.open("tight", "partitions = 1");
+    let large = batch([("small", "a".to_owned()), ("large", "b".repeat(5000))]);
+    let refused = world.wait(journal.append(large)).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "an event, as a message of Kafka, is over the limit of 4000 bytes (max.message.bytes of topic `tight`)"
+    );
+    let appended = world.wait(journal.append(numbered("a", 0, 3))).unwrap();
+    assert_eq!(appended.ranges[0].first, 0, "nothing of the other is there");
 }
 
 #[test]
@@ -142,4 +173,51 @@ fn a_topic_keeps_its_name_and_one_made_anew_has_another() {
         ![0, name].contains(&anew.identity()) && anew.status().is_ok()
     });
     world.wait(anew.append(numbered("c", 0, 10))).unwrap();
+}
+
+#[test]
+fn a_topic_that_is_deleted_under_load_is_made_anew_and_read_from_its_beginning() {
+    let world = World::shared();
+    let journal = world.open("torn", "partitions = 3");
+    let reading = Reading::start(&world, &journal);
+    let appending = Appending::start(&world, &journal, "torn");
+    for _ in 0..2 {
+        appending.wait_for(20);
+        eventually(SOON, "it is read", || reading.count() > 10 * BATCH);
+        let name = journal.identity();
+        world.kafka.delete_topic("torn");
+        eventually(SOON, "it is another one", || {
+            ![0, name].contains(&journal.identity()) && journal.status().is_ok()
+        });
+    }
+    let before = appending.acknowledged();
+    appending.wait_for(20);
+    let mut appended = appending.stop(&world);
+    // What was acknowledged before may have gone with a topic of before.
+    appended.acknowledged.drain(..before);
+    assert_there(&world, "torn", "torn", &appended);
+    all_read(&world, &journal);
+    world.wait(journal.refresh()).unwrap();
+    let messages = world.kafka.messages("torn");
+    let places: HashMap<_, _> = messages
+        .iter()
+        .map(|it| {
+            let place = (it.partition as u32, it.offset as u64);
+            (it.header("event_id").to_owned(), place)
+        })
+        .collect();
+    assert_eq!(places.len(), messages.len(), "each is there once");
+    let mut read = reading.seen.lock().unwrap().clone();
+    read.retain(|(.., id)| places.contains_key(id));
+    for (partition, offset, id) in &read {
+        assert_eq!(places[id], (*partition, *offset), "{id}");
+    }
+    // Some of them again: those that came before it was known that the topic is another one.
+    let ids: HashSet<_> = read.iter().map(|(.., id)| id).collect();
+    assert_eq!(ids.len(), places.len(), "each is read");
+    // What is saved with the position counts each once.
+    for committed in journal.commits("r") {
+        assert_eq!(committed.state, committed.position.to_string());
+    }
+    world.wait(reading.stop());
 }

@@ -23,7 +23,12 @@ use crate::kafka::code_of;
 use crate::kafka::settings::words;
 
 /// Kafka keeps so much with a position, unless brokers are told otherwise (`offset.metadata.max.bytes`).
-pub(super) const STATE_BYTES_MAX: usize = 4096;
+const METADATA_BYTES_MAX: usize = 4096;
+/// What is left of that for what a route saves.
+pub(super) const STATE_BYTES_MAX: usize = METADATA_BYTES_MAX - MARK_BYTES;
+/// What stands before the state: which topic the position is of. Kafka removes the positions in a topic with the topic, but
+/// not one that is committed while it does, which would be taken for a position in the topic that comes after.
+const MARK_BYTES: usize = "~0123456789abcdef~".len();
 /// librdkafka begins a partition in the background, and cannot go elsewhere in it before.
 const SEEK_WAIT_MAX: Duration = Duration::from_secs(5);
 const SEEK_PAUSE: Duration = Duration::from_millis(20);
@@ -39,19 +44,50 @@ pub(super) struct Start {
 }
 
 impl Start {
-    /// What a group committed, if it did.
-    pub(super) fn of(element: &TopicPartitionListElem<'_>) -> Option<Self> {
+    /// What a group committed in the topic of that id, if it did.
+    pub(super) fn of(element: &TopicPartitionListElem<'_>, topic_id: Option<u128>) -> Option<Self> {
         let Offset::Offset(position) = element.offset() else {
             return None;
         };
+        let (of_topic, state) = unmarked(element.metadata());
+        let differ = |(committed, now)| committed != now;
+        if of_topic.zip(topic_id.map(brief)).is_some_and(differ) {
+            return None;
+        }
         Some(Self {
             position: u64::try_from(position).ok()?,
-            state: Bytes::copy_from_slice(element.metadata().as_bytes()),
+            state: Bytes::copy_from_slice(state.as_bytes()),
         })
     }
 
     pub(super) fn offset(&self) -> Offset {
         offset(self.position)
+    }
+}
+
+/// As much of a topic's id as is enough to tell it from that of the topic before.
+fn brief(topic_id: u128) -> u64 {
+    topic_id as u64
+}
+
+/// What is committed with a position in the topic of that id.
+fn marked(topic_id: Option<u128>, state: &str) -> String {
+    match topic_id.map(brief) {
+        Some(id) => format!("~{id:016x}~{state}"),
+        None => state.to_owned(),
+    }
+}
+
+/// The topic that it was committed in, if that is known, and the state.
+fn unmarked(metadata: &str) -> (Option<u64>, &str) {
+    let parts = metadata.split_at_checked(MARK_BYTES);
+    let id = parts.and_then(|(mark, _)| {
+        let id = mark.strip_prefix('~')?.strip_suffix('~')?;
+        u64::from_str_radix(id, 16).ok()
+    });
+    match (id, parts) {
+        (Some(id), Some((_, state))) => (Some(id), state),
+        _ => (None, metadata),
     }
 }
 
@@ -65,6 +101,8 @@ const DOUBT_MAX: Duration = Duration::from_secs(10);
 /// See the module.
 pub(super) struct Held {
     partition: u32,
+    /// Of the topic, if the brokers tell it.
+    topic_id: Option<u128>,
     reader: Arc<Reader>,
     revoked: CancellationToken,
     /// Where librdkafka began, if that was known; taken by the first to open.
@@ -93,6 +131,7 @@ impl Held {
         queue.set_nonempty_callback(move || woken.notify_one());
         Self {
             partition,
+            topic_id: reader.watch().seen().topic_id(),
             reader,
             revoked: CancellationToken::new(),
             start: Mutex::new(start),
@@ -218,7 +257,9 @@ impl Held {
                 list.add_partition(topic, partition);
                 let found = consumer.committed_offsets(list, patience).map_err(io)?;
                 let found = found.elements();
-                found.first().and_then(Start::of)
+                found
+                    .first()
+                    .and_then(|found| Start::of(found, self.topic_id))
             }
         };
         let (low, high) = consumer
@@ -308,7 +349,7 @@ impl Held {
         element
             .set_offset(offset(position))
             .map_err(|error| JournalError::Io(error.to_string()))?;
-        element.set_metadata(state);
+        element.set_metadata(marked(self.topic_id, state));
         let committed = consumer.commit(&list, CommitMode::Sync);
         drop(over);
         Ok(committed)

@@ -144,11 +144,15 @@ impl Reader {
                 std::thread::sleep(LOOK);
                 continue;
             }
-            let clients = self.watch.clients();
+            let (clients, identity) = (self.watch.clients(), self.watch.seen().identity());
             match self.open() {
                 Ok(consumer) => {
                     said = None;
-                    self.poll(consumer, clients);
+                    self.poll(consumer, || {
+                        let watch = &self.watch;
+                        watch.is_ready()
+                            && (watch.clients(), watch.seen().identity()) == (clients, identity)
+                    });
                 }
                 Err(error) => {
                     if said.as_ref() != Some(&error) {
@@ -182,10 +186,10 @@ impl Reader {
         Ok(consumer)
     }
 
-    /// Until it is to stop, or another client is to take its place.
-    fn poll(&self, consumer: Arc<RouteConsumer>, clients: u64) {
+    /// Until it is to stop, or another client is to take its place since this is not the right one any more.
+    fn poll(&self, consumer: Arc<RouteConsumer>, is_right: impl Fn() -> bool) {
         let mut without_since = Instant::now();
-        while !self.is_stopped() && self.watch.clients() == clients {
+        while !self.is_stopped() && is_right() {
             match consumer.poll(LOOK) {
                 // Between the assignment and the moment when its queue is split off there is nothing to be fetched.
                 Some(Ok(message)) => tracing::error!(
@@ -245,13 +249,14 @@ impl Reader {
         let patience = self.watch.settings().patience();
         // What cannot be asked now is asked when the partition is opened.
         let committed = consumer.committed_offsets(list.clone(), patience).ok();
+        let topic_id = self.watch.seen().topic_id();
         let mut starts = TopicPartitionList::with_capacity(list.count());
         let mut all = Vec::new();
         for element in list.elements() {
             let found = committed.as_ref();
             let found =
                 found.and_then(|all| all.find_partition(element.topic(), element.partition()));
-            let start = found.map(|found| Start::of(&found));
+            let start = found.map(|found| Start::of(&found, topic_id));
             let from = match &start {
                 None => Offset::Stored,
                 Some(None) => Offset::Beginning,

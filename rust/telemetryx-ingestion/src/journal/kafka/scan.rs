@@ -32,6 +32,8 @@ pub(super) struct Scanners {
 }
 
 struct Scanner {
+    /// The journal that it has read of.
+    identity: u128,
     consumer: BaseConsumer<Said>,
     /// Where it reads on.
     at: Option<(u32, u64)>,
@@ -106,7 +108,9 @@ impl Scanners {
     /// One that reads on there if one is kept, any other, or a new one.
     fn scanner(&self, partition: u32, from: u64) -> Result<Scanner, JournalError> {
         let kept = {
+            let identity = self.watch.seen().identity();
             let mut kept = self.kept.lock();
+            kept.retain(|scanner| scanner.identity == identity);
             let fits = |scanner: &Scanner| scanner.at == Some((partition, from));
             let place = kept.iter().position(fits);
             let place = place.or_else(|| kept.len().checked_sub(1));
@@ -130,6 +134,7 @@ impl Scanners {
         client.set("enable.partition.eof", "true");
         let made = client.create_with_context(Said::by("journal-scan"));
         Ok(Scanner {
+            identity: self.watch.seen().identity(),
             consumer: made.map_err(|error| io(words(error)))?,
             at: None,
             left: None,

@@ -38,6 +38,7 @@ pub(super) struct Seen(Mutex<View>);
 #[derive(Debug, Default)]
 struct View {
     identity: u128,
+    topic_id: Option<u128>,
     extents: Vec<Extent>,
     /// By route; those of a route by partition.
     commits: BTreeMap<String, Vec<Known>>,
@@ -75,6 +76,11 @@ impl Seen {
 
     pub(super) fn identity(&self) -> u128 {
         self.0.lock().identity
+    }
+
+    /// What Kafka calls the topic, if the brokers tell.
+    pub(super) fn topic_id(&self) -> Option<u128> {
+        self.0.lock().topic_id
     }
 
     pub(super) fn extents(&self) -> Vec<Extent> {
@@ -164,8 +170,9 @@ impl Seen {
         lags.collect()
     }
 
-    pub(super) fn set_identity(&self, identity: u128) {
-        self.0.lock().identity = identity;
+    pub(super) fn set_identity(&self, identity: u128, topic_id: Option<u128>) {
+        let mut view = self.0.lock();
+        (view.identity, view.topic_id) = (identity, topic_id);
     }
 
     pub(super) fn set_extents(&self, extents: Vec<Extent>) {

@@ -11,7 +11,8 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::super::super::{Committed, Extent};
-use super::super::identity::{self, Identity, Next};
+use super::super::assignment::Start;
+use super::super::identity::{self, Found, Identity, Next};
 use super::super::producer::Sender;
 use super::super::table;
 use super::super::topic::{self, Observer};
@@ -20,6 +21,7 @@ use crate::kafka::code_of;
 use crate::kafka::context::Said;
 use crate::kafka::security::Fingerprint;
 use crate::kafka::settings::words;
+use crate::kafka::topic_id::topic_id;
 use crate::observe::KafkaLag;
 
 /// The settings of the topic are checked so often.
@@ -108,9 +110,13 @@ impl Watch {
             self.open_sender(sender.message_bytes_max())?;
         }
         let found = topic::look_up(observer, &self.settings.topic, &self.settings, |topic| {
-            topic.partitions().len()
+            let mut leaders = topic.partitions().iter().map(|it| it.leader());
+            (
+                topic.partitions().len(),
+                leaders.find(|broker| *broker >= 0),
+            )
         })?;
-        let Some(partitions) = found else {
+        let Some((partitions, leader)) = found else {
             looking.doubts += 1;
             if looking.doubts >= DOUBTS_MAX {
                 self.is_gone(looking);
@@ -118,23 +124,28 @@ impl Watch {
             return Err(format!("topic `{}` is gone", self.settings.topic));
         };
         looking.partitions = u32::try_from(partitions).unwrap_or(u32::MAX);
+        let (topic, patience) = (&self.settings.topic, self.settings.patience());
+        let id = leader.map(|broker| topic_id(observer.client(), topic, broker, patience));
+        let id = id
+            .transpose()
+            .map_err(|code| format!("topic `{topic}`: {code}"))?
+            .flatten();
         let extents = self.extents(observer, looking.partitions)?;
-        if has_shrunk(&self.seen.extents(), &extents) {
+        if let Some(why) = self.is_another(id, &extents) {
             looking.doubts += 1;
             if looking.doubts < DOUBTS_MAX {
                 return Ok(());
             }
-            tracing::error!(
-                topic = self.settings.topic,
-                "every partition of the topic holds less than it did: it was deleted and made anew, or brokers lost \
-                 what they had acknowledged"
-            );
+            tracing::error!(topic, "{why}");
             self.is_gone(looking);
             return Err("the topic was made anew".to_owned());
         }
         if !self.is_ready() {
-            let written = extents.iter().any(|extent| extent.end > 0);
-            self.agree(written, &mut looking.doubts)?;
+            let found = Found {
+                topic: id,
+                written: extents.iter().any(|extent| extent.end > 0),
+            };
+            self.agree(found, &mut looking.doubts)?;
         }
         looking.doubts = 0;
         self.seen.set_extents(extents);
@@ -173,6 +184,21 @@ impl Watch {
         }
     }
 
+    /// Why this is not the topic that was seen before, if so.
+    fn is_another(&self, id: Option<u128>, extents: &[Extent]) -> Option<&'static str> {
+        if !self.is_ready() {
+            return None;
+        }
+        let differ = |(now, before)| now != before;
+        if id.zip(self.seen.topic_id()).is_some_and(differ) {
+            return Some("the topic was deleted and made anew: it has another id");
+        }
+        has_shrunk(&self.seen.extents(), extents).then_some(
+            "every partition of the topic holds less than it did: it was deleted and made anew, or brokers lost what they \
+             had acknowledged",
+        )
+    }
+
     /// The topic of the name that is known is no more.
     fn is_gone(&self, looking: &mut Looking) {
         looking.checked = None;
@@ -189,27 +215,29 @@ impl Watch {
     }
 
     /// Agrees with the other processes on the name of the topic.
-    fn agree(&self, written: bool, doubts: &mut u32) -> Result<(), String> {
+    fn agree(&self, found: Found, doubts: &mut u32) -> Result<(), String> {
         let before = self.seen.identity();
         let former = (before != 0).then_some(before);
         loop {
             let names = table::names(&self.settings)?;
             let agreed = identity::agreed(names.iter().map(String::as_str));
-            let is_emptied =
-                agreed.is_some_and(|agreed| agreed.used && former != Some(agreed.name));
-            if is_emptied && !written && *doubts < DOUBTS_MAX {
+            let is_another = agreed.is_some_and(|agreed| {
+                former != Some(agreed.name) && found.is_another_than(&agreed)
+            });
+            if is_another && *doubts < DOUBTS_MAX {
                 *doubts += 1;
-                return Err("the topic is empty though events were in it".to_owned());
+                return Err("the topic is not the one that events were in before".to_owned());
             }
-            match identity::next(agreed, written, former) {
+            match identity::next(agreed, found, former) {
                 Next::Take(Identity {
                     generation,
                     name,
                     used,
+                    ..
                 }) => {
                     self.generation.store(generation, Ordering::Release);
                     self.used.store(used, Ordering::Release);
-                    self.seen.set_identity(name);
+                    self.seen.set_identity(name, found.topic);
                     return Ok(());
                 }
                 Next::Write(records) => {
@@ -323,14 +351,13 @@ impl Watch {
         let list = self.list(partitions, Offset::Invalid)?;
         let found = consumer.committed_offsets(list, self.settings.patience());
         let found = found.map_err(|error| format!("positions of a group: {}", words(error)))?;
+        let topic_id = self.seen.topic_id();
         let commits = found.elements().into_iter().filter_map(|element| {
-            let Offset::Offset(position) = element.offset() else {
-                return None;
-            };
+            let Start { position, state } = Start::of(&element, topic_id)?;
             Some(Committed {
                 partition: u32::try_from(element.partition()).ok()?,
-                position: u64::try_from(position).ok()?,
-                state: Bytes::copy_from_slice(element.metadata().as_bytes()),
+                position,
+                state,
             })
         });
         Ok(commits.collect())
