@@ -317,6 +317,10 @@ impl Assignment for EmbeddedAssignment {
         PARTITION
     }
 
+    fn identity(&self) -> u128 {
+        self.journal.id()
+    }
+
     fn revoked(&self) -> CancellationToken {
         CancellationToken::new()
     }

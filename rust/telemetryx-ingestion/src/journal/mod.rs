@@ -382,6 +382,9 @@ pub trait Assignment: Send + Sync {
     /// Its number.
     fn partition(&self) -> u32;
 
+    /// Of the journal that it is a partition of, as [`Journal::identity`]: one that is made anew has none of its events.
+    fn identity(&self) -> u128;
+
     /// Cancelled when another process is to read it: commit soon, and drop this. Later commits fail with
     /// [`JournalError::Lost`].
     fn revoked(&self) -> CancellationToken;

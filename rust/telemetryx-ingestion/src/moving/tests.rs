@@ -188,6 +188,9 @@ impl Assignment for Part {
     fn partition(&self) -> u32 {
         self.partition
     }
+    fn identity(&self) -> u128 {
+        self.memory.identity()
+    }
     fn revoked(&self) -> CancellationToken {
         CancellationToken::new()
     }

@@ -40,7 +40,7 @@ impl Reader {
     pub(super) async fn handle_batch(&mut self, delivery: Delivery) -> Result<Handled, RouteError> {
         let under_way = UnderWay::new(Arc::clone(&self.metrics));
         let mut unreadable = Vec::new();
-        let cause = Cause::Journal(delivery.stretch(self.journal.identity()));
+        let cause = Cause::Journal(delivery.stretch(self.assignment.identity()));
         let mut batch = delivery.decode(cause, clock::now(), |offset, message| {
             unreadable.push(Refused {
                 offset,

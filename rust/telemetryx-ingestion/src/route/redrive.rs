@@ -120,7 +120,7 @@ async fn batch_of<'l>(reader: &Reader, letter: &'l Kept) -> Result<EventBatch<'l
             message,
         }])
     };
-    let log = log_of(reader.journal.identity(), reader.handle.partition());
+    let log = log_of(reader.assignment.identity(), reader.handle.partition());
     let number = letter.id;
     let cause = Cause::Redrive(Letter { log, number });
     let mut batch = EventBatch::new(cause, clock::now());

@@ -108,7 +108,7 @@ pub(super) struct Reader {
     pub(super) rests: bool,
     /// What the sink keeps back.
     pub(super) kept: Option<Kept>,
-    assignment: Arc<dyn Assignment>,
+    pub(super) assignment: Arc<dyn Assignment>,
     /// The subscription for the first run. (A lock only because the reader is shared between awaits.)
     opened: Mutex<Option<Result<Box<dyn Subscription>, RouteError>>>,
 }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::{Assignment, Extent, JournalError, Subscription};
 use super::blocking;
 use super::reader::{Member, Reader, RouteConsumer};
+use super::seen::Name;
 use super::subscription::KafkaSubscription;
 use crate::kafka::code_of;
 use crate::kafka::settings::words;
@@ -100,9 +101,9 @@ const DOUBT_MAX: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub(super) struct Held {
+    /// Of the topic, as it was when the group gave it to this process.
+    name: Name,
     partition: u32,
-    /// Of the topic, if the brokers tell it.
-    topic_id: Option<u128>,
     reader: Arc<Reader>,
     revoked: CancellationToken,
     /// Where librdkafka began, if that was known; taken by the first to open.
@@ -121,6 +122,7 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn new(
+        name: Name,
         partition: u32,
         reader: Arc<Reader>,
         mut queue: PartitionQueue<Member>,
@@ -130,8 +132,8 @@ impl Held {
         let woken = Arc::clone(&news);
         queue.set_nonempty_callback(move || woken.notify_one());
         Self {
+            name,
             partition,
-            topic_id: reader.watch().seen().topic_id(),
             reader,
             revoked: CancellationToken::new(),
             start: Mutex::new(start),
@@ -259,7 +261,7 @@ impl Held {
                 let found = found.elements();
                 found
                     .first()
-                    .and_then(|found| Start::of(found, self.topic_id))
+                    .and_then(|found| Start::of(found, self.name.topic_id))
             }
         };
         let (low, high) = consumer
@@ -349,7 +351,7 @@ impl Held {
         element
             .set_offset(offset(position))
             .map_err(|error| JournalError::Io(error.to_string()))?;
-        element.set_metadata(marked(self.topic_id, state));
+        element.set_metadata(marked(self.name.topic_id, state));
         let committed = consumer.commit(&list, CommitMode::Sync);
         drop(over);
         Ok(committed)
@@ -376,6 +378,10 @@ impl Drop for KafkaAssignment {
 impl Assignment for KafkaAssignment {
     fn partition(&self) -> u32 {
         self.0.partition
+    }
+
+    fn identity(&self) -> u128 {
+        self.0.name.identity
     }
 
     fn revoked(&self) -> CancellationToken {

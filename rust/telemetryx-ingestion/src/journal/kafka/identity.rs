@@ -40,7 +40,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// It is surely not the one of that name.
+    /// It does not look like the one of that name.
     pub(super) fn is_another_than(&self, identity: &Identity) -> bool {
         let differ = |(of_name, found)| of_name != found;
         identity.used && !self.written || identity.topic.zip(self.topic).is_some_and(differ)
@@ -56,24 +56,40 @@ pub(super) enum Next {
     Write(Vec<String>),
 }
 
+/// A record of the control topic about names.
+struct Record<'r> {
+    kind: &'r str,
+    generation: u64,
+    /// The name that is claimed, or the id.
+    number: Option<u128>,
+}
+
+impl<'r> Record<'r> {
+    fn read(record: &'r str) -> Option<Self> {
+        let mut parts = record.strip_prefix(OWN)?.split('/');
+        let (kind, generation) = (parts.next()?, parts.next()?.parse().ok()?);
+        let number = parts.next();
+        Some(Self {
+            kind,
+            generation,
+            number: number.and_then(|text| u128::from_str_radix(text, 16).ok()),
+        })
+    }
+}
+
 /// The name that the records of the control topic, in their order, agree on.
 pub(super) fn agreed<'r>(records: impl Iterator<Item = &'r str>) -> Option<Identity> {
     let mut agreed: Option<Identity> = None;
-    for record in records {
-        let Some(record) = record.strip_prefix(OWN) else {
-            continue;
-        };
-        let mut parts = record.split('/');
-        let (kind, generation) = (parts.next(), parts.next());
-        let Some(generation) = generation.and_then(|text| text.parse::<u64>().ok()) else {
-            continue;
-        };
+    for record in records.filter_map(Record::read) {
+        let Record {
+            kind,
+            generation,
+            number,
+        } = record;
         match (kind, &mut agreed) {
-            (Some("identity"), before) => {
-                let name = parts.next();
-                let name = name.and_then(|text| u128::from_str_radix(text, 16).ok());
+            ("identity", before) => {
                 let is_later = before.is_none_or(|before| before.generation < generation);
-                if let Some(name) = name.filter(|_| is_later) {
+                if let Some(name) = number.filter(|_| is_later) {
                     *before = Some(Identity {
                         generation,
                         name,
@@ -82,16 +98,34 @@ pub(super) fn agreed<'r>(records: impl Iterator<Item = &'r str>) -> Option<Ident
                     });
                 }
             }
-            (Some("topic"), Some(agreed)) if agreed.generation == generation => {
-                let id = parts.next();
-                let id = id.and_then(|text| u128::from_str_radix(text, 16).ok());
-                agreed.topic = agreed.topic.or(id);
+            ("topic", Some(agreed)) if agreed.generation == generation => {
+                agreed.topic = agreed.topic.or(number);
             }
-            (Some("used"), Some(agreed)) if agreed.generation == generation => agreed.used = true,
+            ("used", Some(agreed)) if agreed.generation == generation => agreed.used = true,
             _ => {}
         }
     }
     agreed
+}
+
+/// The generation that a name is claimed of by this record, if it is one that claims.
+pub(super) fn claimed(record: &str) -> Option<u64> {
+    let record = Record::read(record)?;
+    (record.kind == "identity" && record.number.is_some()).then_some(record.generation)
+}
+
+/// True if a topic of that id was there before the one of the name that holds. Kafka gives no id twice, so whoever tells of it
+/// has not heard of the newer one.
+pub(super) fn is_of_former<'r>(
+    mut records: impl Iterator<Item = &'r str>,
+    agreed: &Identity,
+    id: u128,
+) -> bool {
+    let is_former = |record: Record<'_>| {
+        record.kind == "topic" && record.generation < agreed.generation && record.number == Some(id)
+    };
+    agreed.topic.is_some_and(|topic| topic != id)
+        && records.any(|record| Record::read(record).is_some_and(is_former))
 }
 
 /// What is to be done by one who found the topic so, and knows (`former`) that the topic of that name is gone.
@@ -190,6 +224,11 @@ mod tests {
         let second = settle(&mut records, of(8), None);
         assert_ne!(second.name, first.name);
         assert_eq!((second.topic, second.used), (Some(8), true));
+        let names = || records.iter().map(String::as_str);
+        assert!(is_of_former(names(), &second, 7), "who tells of it is late");
+        assert!(!is_of_former(names(), &second, 8));
+        assert!(!is_of_former(names(), &second, 9));
+        assert_eq!(names().filter_map(claimed).collect::<Vec<_>>(), [1, 2]);
         // One broker tells none; the topic lost all that was in it.
         assert_eq!(settle(&mut records, WRITTEN, None), second);
         let lost = settle(&mut records, of(8), Some(second.name));

@@ -51,6 +51,7 @@ use self::scan::Scanners;
 use self::settings::Settings;
 pub use self::spill::{SpillJournal, left_over};
 use self::table::ControlTable;
+use self::topic::MESSAGE_BYTES_USUAL;
 use self::watch::Watch;
 use super::{
     AppendError, Assignments, Backlog, BatchLimit, Committed, Delivery, Durability, EncodedBatch,
@@ -154,11 +155,16 @@ impl KafkaJournal {
     }
 }
 
-/// An event of a batch does not fit into a message of the topic.
-fn too_large(most: usize, topic: &str) -> AppendError {
+/// An event of a batch does not fit into a message of the topic; `most`: as far as that is known.
+fn too_large(most: Option<usize>, topic: &str) -> AppendError {
     AppendError::TooLarge {
-        what: "an event, as a message of Kafka,",
-        limit: format!("{most} bytes (max.message.bytes of topic `{topic}`)"),
+        what: "an event, as a message of Kafka with its headers,",
+        limit: match most {
+            Some(most) => format!("{most} bytes (max.message.bytes of topic `{topic}`)"),
+            None => format!(
+                "{MESSAGE_BYTES_USUAL} bytes (until Kafka tells what topic `{topic}` takes)"
+            ),
+        },
     }
 }
 
@@ -197,7 +203,7 @@ impl KafkaJournal {
             }
             Err(SendError::TooLarge) => {
                 let topic = &self.watch.settings().topic;
-                return Err(too_large(sender.message_bytes_max(), topic));
+                return Err(too_large(Some(sender.message_bytes_max()), topic));
             }
             Err(SendError::Failed(words)) => {
                 self.watch.append_failed(&words);

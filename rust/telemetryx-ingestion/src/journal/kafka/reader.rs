@@ -249,14 +249,14 @@ impl Reader {
         let patience = self.watch.settings().patience();
         // What cannot be asked now is asked when the partition is opened.
         let committed = consumer.committed_offsets(list.clone(), patience).ok();
-        let topic_id = self.watch.seen().topic_id();
+        let name = self.watch.seen().name();
         let mut starts = TopicPartitionList::with_capacity(list.count());
         let mut all = Vec::new();
         for element in list.elements() {
             let found = committed.as_ref();
             let found =
                 found.and_then(|all| all.find_partition(element.topic(), element.partition()));
-            let start = found.map(|found| Start::of(&found, topic_id));
+            let start = found.map(|found| Start::of(&found, name.topic_id));
             let from = match &start {
                 None => Offset::Stored,
                 Some(None) => Offset::Beginning,
@@ -277,7 +277,13 @@ impl Reader {
                 tracing::error!(route = self.route, partition = number, %error, "no place to begin at");
                 continue;
             }
-            all.push(Arc::new(Held::new(number, Arc::clone(self), queue, start)));
+            all.push(Arc::new(Held::new(
+                name,
+                number,
+                Arc::clone(self),
+                queue,
+                start,
+            )));
         }
         if let Err(error) = member.incremental_assign(&starts) {
             tracing::error!(route = self.route, %error, "partitions cannot be assigned");

@@ -31,14 +31,22 @@ impl Problem {
     }
 }
 
+/// What tells the topic from all others.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Name {
+    /// What its processes agreed on; 0 while they have not.
+    pub(super) identity: u128,
+    /// What Kafka calls it, if the brokers tell.
+    pub(super) topic_id: Option<u128>,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Seen(Mutex<View>);
 
 #[derive(Debug, Default)]
 struct View {
-    identity: u128,
-    topic_id: Option<u128>,
+    name: Name,
     extents: Vec<Extent>,
     /// By route; those of a route by partition.
     commits: BTreeMap<String, Vec<Known>>,
@@ -74,13 +82,16 @@ impl Seen {
         seen
     }
 
-    pub(super) fn identity(&self) -> u128 {
-        self.0.lock().identity
+    pub(super) fn name(&self) -> Name {
+        self.0.lock().name
     }
 
-    /// What Kafka calls the topic, if the brokers tell.
+    pub(super) fn identity(&self) -> u128 {
+        self.name().identity
+    }
+
     pub(super) fn topic_id(&self) -> Option<u128> {
-        self.0.lock().topic_id
+        self.name().topic_id
     }
 
     pub(super) fn extents(&self) -> Vec<Extent> {
@@ -170,9 +181,8 @@ impl Seen {
         lags.collect()
     }
 
-    pub(super) fn set_identity(&self, identity: u128, topic_id: Option<u128>) {
-        let mut view = self.0.lock();
-        (view.identity, view.topic_id) = (identity, topic_id);
+    pub(super) fn set_name(&self, name: Name) {
+        self.0.lock().name = name;
     }
 
     pub(super) fn set_extents(&self, extents: Vec<Extent>) {

@@ -14,7 +14,7 @@ use rdkafka::producer::BaseRecord;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::super::{Entry, Followed, JournalError, SharedTable, TableChange};
-use super::identity::OWN;
+use super::identity::{self, OWN};
 use super::producer::{SendError, Sender};
 use super::settings::Settings;
 use super::watch::Watch;
@@ -219,6 +219,9 @@ pub(super) fn follow(
                     let Ok(name) = std::str::from_utf8(key) else {
                         continue;
                     };
+                    if let Some(generation) = identity::claimed(name) {
+                        watch.claimed(generation);
+                    }
                     if name.is_empty() || !wants(name) {
                         continue;
                     }

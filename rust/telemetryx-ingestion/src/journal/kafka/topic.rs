@@ -4,10 +4,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 use std::time::Duration;
 
-use rdkafka::admin::{
-    AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
-    TopicReplication,
-};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaErrorCode;
@@ -126,7 +123,6 @@ pub(super) fn prepare(
     })?;
     // Made a moment ago, and not known everywhere yet.
     let (partitions, replicas) = seen.ok_or("the topic is being made")?;
-    let told = describe(&admin, settings, runtime);
     let mut warnings = Vec::new();
     let (wanted, topic) = (settings.partitions as usize, &settings.topic);
     if partitions != wanted {
@@ -142,18 +138,22 @@ pub(super) fn prepare(
         ));
     }
     let mut message_bytes_max = MESSAGE_BYTES_USUAL;
-    match told {
+    let unknown = |topic: &str, error| {
+        format!("the settings of topic `{topic}` cannot be read, so nobody checks them: {error}")
+    };
+    match describe(&admin, topic, settings, runtime) {
         Ok(told) => {
-            warnings.extend(doubts(topic, &told.events, settings, replicas));
-            warnings.extend(doubts_of_control(&settings.control, &told.control));
+            warnings.extend(doubts(topic, &told, settings, replicas));
             message_bytes_max = told
-                .events
                 .number("max.message.bytes")
                 .unwrap_or(message_bytes_max);
         }
-        Err(error) => warnings.push(format!(
-            "the settings of topic `{topic}` cannot be read, so nobody checks them: {error}"
-        )),
+        Err(error) => warnings.push(unknown(topic, error)),
+    }
+    let control = &settings.control;
+    match describe(&admin, control, settings, runtime) {
+        Ok(told) => warnings.extend(doubts_of_control(control, &told)),
+        Err(error) => warnings.push(unknown(control, error)),
     }
     Ok(Topic {
         partitions: u32::try_from(partitions).unwrap_or(u32::MAX),
@@ -259,33 +259,22 @@ impl Told {
     }
 }
 
-/// Those of both topics.
-#[derive(Default)]
-struct ToldOfBoth {
-    events: Told,
-    control: Told,
-}
-
 fn describe(
     admin: &AdminClient<Said>,
+    topic: &str,
     settings: &Settings,
     runtime: &Handle,
-) -> Result<ToldOfBoth, String> {
+) -> Result<Told, String> {
     let options = options(settings);
-    let topics = [&settings.topic, &settings.control];
-    let asked = topics.map(|topic| ResourceSpecifier::Topic(topic));
-    let described = runtime.block_on(admin.describe_configs(&asked, &options));
+    let described =
+        runtime.block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options));
     let described = described.map_err(|error| admin.inner().context().words(&error))?;
-    let mut both = ToldOfBoth::default();
+    let mut told = Told::default();
     for resource in described {
         let resource = resource.map_err(|code| code.to_string())?;
-        let told = match resource.specifier {
-            OwnedResourceSpecifier::Topic(name) if name == settings.control => &mut both.control,
-            _ => &mut both.events,
-        };
-        let entries = resource.entries.into_iter();
-        told.0
-            .extend(entries.filter_map(|entry| Some((entry.name, entry.value?))));
+        for entry in resource.entries {
+            told.0.extend(entry.value.map(|value| (entry.name, value)));
+        }
     }
-    Ok(both)
+    Ok(told)
 }

@@ -37,7 +37,10 @@ pub(super) struct Watch {
     readers: Mutex<Vec<Weak<Reader>>>,
     /// The generation of the topic's name; 0 while there is none.
     generation: AtomicU64,
-    used: AtomicBool,
+    /// The generation of which all know that there are events; 0 if of none.
+    used: AtomicU64,
+    /// The newest generation that anybody claimed a name of.
+    heard: AtomicU64,
     /// How often all clients were to be made anew.
     clients: AtomicU64,
     closed: AtomicBool,
@@ -60,7 +63,8 @@ impl Watch {
             sender: ArcSwapOption::empty(),
             readers: Mutex::default(),
             generation: AtomicU64::new(0),
-            used: AtomicBool::new(false),
+            used: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
             clients: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             wanted: Mutex::new(0),
@@ -144,15 +148,20 @@ impl Watch {
         position: &Position,
         sender: &Sender,
     ) -> Result<(), String> {
-        if !self.used.load(Ordering::Acquire) {
-            let generation = self.generation.load(Ordering::Acquire);
+        let generation = self.generation.load(Ordering::Acquire);
+        if self.used.load(Ordering::Acquire) != generation {
             let record = [(identity::used(generation), Some(Bytes::from_static(b"1")))];
             let put = table::put(sender, &self.settings, &record).await;
             put.map_err(|error| error.to_string())?;
-            self.used.store(true, Ordering::Release);
+            self.used.store(generation, Ordering::Release);
         }
         self.seen.appended(position);
         Ok(())
+    }
+
+    /// Somebody has claimed a name of that generation: the next look sees to it that it holds here, too.
+    pub(super) fn claimed(&self, generation: u64) {
+        self.heard.fetch_max(generation, Ordering::AcqRel);
     }
 
     /// A batch was not acknowledged.
@@ -243,7 +252,7 @@ impl Watch {
                 Err(_) => break,
             }
             self.looked.send_replace(wanted);
-            let pause = match self.is_ready() || looking.has_doubts() {
+            let pause = match self.is_ready() || looking.is_in_doubt() {
                 true => LOOK_EVERY,
                 false => soon,
             };

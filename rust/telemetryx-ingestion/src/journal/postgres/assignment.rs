@@ -215,6 +215,10 @@ impl Assignment for PostgresAssignment {
         self.0.partition
     }
 
+    fn identity(&self) -> u128 {
+        self.0.core.seen().identity()
+    }
+
     fn revoked(&self) -> CancellationToken {
         self.0.revoked.clone()
     }

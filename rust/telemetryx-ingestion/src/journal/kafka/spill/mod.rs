@@ -153,10 +153,9 @@ impl SpillJournal {
             (Way::Kafka(_), None) => Err(AppendError::Unavailable(away.unwrap_or_default())),
             (Way::Spill(_entering), _) => {
                 let most = self.kafka.watch.message_bytes_max();
-                let most = most.unwrap_or(MESSAGE_BYTES_USUAL);
                 // What Kafka could not take would be in its way for ever.
                 let settings = self.kafka.watch.settings();
-                if !fits(&batch, settings.format, most) {
+                if !fits(&batch, settings.format, most.unwrap_or(MESSAGE_BYTES_USUAL)) {
                     return Err(too_large(most, &settings.topic));
                 }
                 spill.store.append(batch).await

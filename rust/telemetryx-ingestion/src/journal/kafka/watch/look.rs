@@ -14,6 +14,7 @@ use super::super::super::{Committed, Extent};
 use super::super::assignment::Start;
 use super::super::identity::{self, Found, Identity, Next};
 use super::super::producer::Sender;
+use super::super::seen::Name;
 use super::super::table;
 use super::super::topic::{self, Observer};
 use super::Watch;
@@ -29,8 +30,9 @@ const CHECK_EVERY: Duration = Duration::from_secs(60);
 /// How often, and after which time, a partition that is not known is asked for again.
 const UNKNOWN_TRIES_MAX: u32 = 10;
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(100);
-/// What looks like another topic so often is one.
-const DOUBTS_MAX: u32 = 3;
+/// What looks like another topic for so long is one. A broker that just became the leader may tell of less than there is,
+/// for a moment, or of a topic that was deleted.
+const DOUBT_MAX: Duration = Duration::from_secs(2);
 
 /// What the thread keeps for itself.
 #[derive(Default)]
@@ -41,17 +43,52 @@ pub(super) struct Looking {
     partitions: u32,
     checked: Option<Instant>,
     lags: HashMap<(String, u32), KafkaLag>,
-    /// How often the topic looked as if it were another one. A broker that just became the leader may tell of less than
-    /// there is, for a moment.
-    doubts: u32,
+    doubt: Doubt,
+    /// Brokers lost what they had acknowledged: offsets stand for other events than before.
+    has_lost: bool,
+    /// The newest generation that was heard of when the name was last agreed on.
+    heard: u64,
     /// The passwords and certificates of the clients.
     made_with: Option<Fingerprint>,
 }
 
 impl Looking {
     /// True while the next look is to show whether the topic is another one.
-    pub(super) fn has_doubts(&self) -> bool {
-        self.doubts > 0
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.doubt.0.is_some()
+    }
+}
+
+/// Since when the topic looks as if it were another one.
+#[derive(Default)]
+struct Doubt(Option<Instant>);
+
+impl Doubt {
+    /// It looks so. True if it has for long enough.
+    fn is_over(&mut self) -> bool {
+        let since = self.0.get_or_insert_with(Instant::now);
+        since.elapsed() >= DOUBT_MAX
+    }
+}
+
+/// How a topic shows that it is not the one that was seen before, or no more what it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Another {
+    Missing,
+    HasOtherId,
+    HasShrunk,
+}
+
+impl Another {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Missing => "the topic is gone",
+            Self::HasOtherId => "the topic was deleted and made anew: it has another id",
+            Self::HasShrunk => {
+                "every partition of the topic holds less than it did: it was deleted and made anew, or brokers lost what \
+                 they had acknowledged"
+            }
+        }
     }
 }
 
@@ -117,9 +154,8 @@ impl Watch {
             )
         })?;
         let Some((partitions, leader)) = found else {
-            looking.doubts += 1;
-            if looking.doubts >= DOUBTS_MAX {
-                self.is_gone(looking);
+            if looking.doubt.is_over() && self.is_ready() {
+                self.is_gone(looking, Another::Missing);
             }
             return Err(format!("topic `{}` is gone", self.settings.topic));
         };
@@ -131,23 +167,25 @@ impl Watch {
             .map_err(|code| format!("topic `{topic}`: {code}"))?
             .flatten();
         let extents = self.extents(observer, looking.partitions)?;
-        if let Some(why) = self.is_another(id, &extents) {
-            looking.doubts += 1;
-            if looking.doubts < DOUBTS_MAX {
+        if let Some(another) = self.is_another(id, &extents) {
+            if !looking.doubt.is_over() {
                 return Ok(());
             }
-            tracing::error!(topic, "{why}");
-            self.is_gone(looking);
+            self.is_gone(looking, another);
             return Err("the topic was made anew".to_owned());
         }
-        if !self.is_ready() {
+        let heard = self.heard.load(Ordering::Acquire);
+        let has_news = heard > looking.heard.max(self.generation.load(Ordering::Acquire))
+            || id.is_some() && self.seen.topic_id().is_none();
+        if !self.is_ready() || has_news {
             let found = Found {
                 topic: id,
                 written: extents.iter().any(|extent| extent.end > 0),
             };
-            self.agree(found, &mut looking.doubts)?;
+            self.agree(found, looking.has_lost, &mut looking.doubt)?;
+            (looking.has_lost, looking.heard) = (false, heard);
         }
-        looking.doubts = 0;
+        looking.doubt = Doubt::default();
         self.seen.set_extents(extents);
         // Events are taken in all the same, also while a coordinator of groups is away.
         let fault = self.look_at_groups(looking).err();
@@ -184,25 +222,24 @@ impl Watch {
         }
     }
 
-    /// Why this is not the topic that was seen before, if so.
-    fn is_another(&self, id: Option<u128>, extents: &[Extent]) -> Option<&'static str> {
+    /// How this is not the topic that was seen before, if so.
+    fn is_another(&self, id: Option<u128>, extents: &[Extent]) -> Option<Another> {
         if !self.is_ready() {
             return None;
         }
         let differ = |(now, before)| now != before;
         if id.zip(self.seen.topic_id()).is_some_and(differ) {
-            return Some("the topic was deleted and made anew: it has another id");
+            return Some(Another::HasOtherId);
         }
-        has_shrunk(&self.seen.extents(), extents).then_some(
-            "every partition of the topic holds less than it did: it was deleted and made anew, or brokers lost what they \
-             had acknowledged",
-        )
+        has_shrunk(&self.seen.extents(), extents).then_some(Another::HasShrunk)
     }
 
     /// The topic of the name that is known is no more.
-    fn is_gone(&self, looking: &mut Looking) {
+    fn is_gone(&self, looking: &mut Looking, another: Another) {
+        tracing::error!(topic = self.settings.topic, "{}", another.words());
         looking.checked = None;
-        self.used.store(false, Ordering::Release);
+        looking.doubt = Doubt::default();
+        looking.has_lost = another == Another::HasShrunk;
         self.is_ready.send_replace(false);
         self.seen.forget();
     }
@@ -215,18 +252,27 @@ impl Watch {
     }
 
     /// Agrees with the other processes on the name of the topic.
-    fn agree(&self, found: Found, doubts: &mut u32) -> Result<(), String> {
+    fn agree(&self, found: Found, has_lost: bool, doubt: &mut Doubt) -> Result<(), String> {
         let before = self.seen.identity();
-        let former = (before != 0).then_some(before);
+        // It was only away, or is here all the time.
+        let is_known = found.topic.is_some() && found.topic == self.seen.topic_id();
+        let is_same = !has_lost && (is_known || self.is_ready());
+        let former = (before != 0 && !is_same).then_some(before);
         loop {
             let names = table::names(&self.settings)?;
-            let agreed = identity::agreed(names.iter().map(String::as_str));
-            let is_another = agreed.is_some_and(|agreed| {
-                former != Some(agreed.name) && found.is_another_than(&agreed)
-            });
-            if is_another && *doubts < DOUBTS_MAX {
-                *doubts += 1;
-                return Err("the topic is not the one that events were in before".to_owned());
+            let names = || names.iter().map(String::as_str);
+            let agreed = identity::agreed(names());
+            if let Some(agreed) = agreed.filter(|agreed| former != Some(agreed.name)) {
+                if found
+                    .topic
+                    .is_some_and(|id| identity::is_of_former(names(), &agreed, id))
+                {
+                    return Err("a broker tells of the topic before this one".to_owned());
+                }
+                // A look ago, it may have been empty still.
+                if found.is_another_than(&agreed) && !doubt.is_over() {
+                    return Err("the topic is not the one that events were in before".to_owned());
+                }
             }
             match identity::next(agreed, found, former) {
                 Next::Take(Identity {
@@ -236,8 +282,12 @@ impl Watch {
                     ..
                 }) => {
                     self.generation.store(generation, Ordering::Release);
+                    let used = if used { generation } else { 0 };
                     self.used.store(used, Ordering::Release);
-                    self.seen.set_identity(name, found.topic);
+                    self.seen.set_name(Name {
+                        identity: name,
+                        topic_id: found.topic,
+                    });
                     return Ok(());
                 }
                 Next::Write(records) => {
