@@ -180,6 +180,11 @@ fn a_topic_that_is_deleted_under_load_is_made_anew_and_read_from_its_beginning()
     let world = World::shared();
     let journal = world.open("torn", "partitions = 3");
     let other = world.open("torn", "partitions = 3");
+    // As every service does; so they hear of names that others claim.
+    let _following = [&journal, &other].map(|journal| {
+        let table = journal.table().unwrap();
+        table.follow(Box::new(|_| {})).unwrap()
+    });
     let reading = Reading::start(&world, &journal);
     let appending = Appending::start(&world, &journal, "torn");
     for _ in 0..3 {

@@ -8,6 +8,7 @@
 //! | `producer.rs` | sends batches, and knows when all of one is acknowledged |
 //! | `seen.rs` | what was last seen of Kafka |
 //! | `watch.rs`, `watch/look.rs` | the thread that looks again, every second; one look |
+//! | `watch/naming.rs` | what the topic is called, and how it shows that it is another one |
 //! | `identity.rs` | a name for the topic, another one for a topic made anew |
 //! | `reader.rs` | a route's consumer: partitions come and go |
 //! | `assignment.rs` | a partition that this process reads |

@@ -1,6 +1,7 @@
 //! The thread that looks at Kafka every second: whether it is there, what the topic holds, how far every route is.
 
 mod look;
+mod naming;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};

@@ -12,12 +12,12 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::super::super::{Committed, Extent};
 use super::super::assignment::Start;
-use super::super::identity::{self, Found, Identity, Next};
+use super::super::identity::{self, Found};
 use super::super::producer::Sender;
-use super::super::seen::Name;
 use super::super::table;
 use super::super::topic::{self, Observer};
 use super::Watch;
+use super::naming::{Another, Doubt, Doubted};
 use crate::kafka::code_of;
 use crate::kafka::context::Said;
 use crate::kafka::security::Fingerprint;
@@ -30,10 +30,6 @@ const CHECK_EVERY: Duration = Duration::from_secs(60);
 /// How often, and after which time, a partition that is not known is asked for again.
 const UNKNOWN_TRIES_MAX: u32 = 10;
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(100);
-/// What looks like another topic for so long is one. A broker that just became the leader may tell of less than there is,
-/// for a moment, or of a topic that was deleted.
-const DOUBT_MAX: Duration = Duration::from_secs(2);
-
 /// What the thread keeps for itself.
 #[derive(Default)]
 pub(super) struct Looking {
@@ -41,13 +37,11 @@ pub(super) struct Looking {
     /// One for the group of each route that this process does not read.
     groups: HashMap<String, Observer>,
     partitions: u32,
-    checked: Option<Instant>,
+    pub(super) checked: Option<Instant>,
     lags: HashMap<(String, u32), KafkaLag>,
-    doubt: Doubt,
-    /// Brokers lost what they had acknowledged: offsets stand for other events than before.
-    has_lost: bool,
-    /// The newest generation that was heard of when the name was last agreed on.
-    heard: u64,
+    pub(super) doubt: Option<Doubt>,
+    /// The name of a topic that is gone, and how that showed.
+    pub(super) former: Option<(u128, Another)>,
     /// The passwords and certificates of the clients.
     made_with: Option<Fingerprint>,
 }
@@ -55,51 +49,8 @@ pub(super) struct Looking {
 impl Looking {
     /// True while the next look is to show whether the topic is another one.
     pub(super) fn is_in_doubt(&self) -> bool {
-        self.doubt.0.is_some()
+        self.doubt.is_some()
     }
-}
-
-/// Since when the topic looks as if it were another one.
-#[derive(Default)]
-struct Doubt(Option<Instant>);
-
-impl Doubt {
-    /// It looks so. True if it has for long enough.
-    fn is_over(&mut self) -> bool {
-        let since = self.0.get_or_insert_with(Instant::now);
-        since.elapsed() >= DOUBT_MAX
-    }
-}
-
-/// How a topic shows that it is not the one that was seen before, or no more what it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Another {
-    Missing,
-    HasOtherId,
-    HasShrunk,
-}
-
-impl Another {
-    fn words(self) -> &'static str {
-        match self {
-            Self::Missing => "the topic is gone",
-            Self::HasOtherId => "the topic was deleted and made anew: it has another id",
-            Self::HasShrunk => {
-                "every partition of the topic holds less than it did: it was deleted and made anew, or brokers lost what \
-                 they had acknowledged"
-            }
-        }
-    }
-}
-
-/// Every partition that held something holds less.
-fn has_shrunk(before: &[Extent], now: &[Extent]) -> bool {
-    let mut held = before.iter().filter(|extent| extent.end > 0).map(|before| {
-        let mut now = now.iter();
-        now.any(|now| now.partition == before.partition && now.end < before.end)
-    });
-    held.next()
-        .is_some_and(|shrunk| shrunk && held.all(|shrunk| shrunk))
 }
 
 impl Watch {
@@ -109,6 +60,9 @@ impl Watch {
     /// Why Kafka cannot be used, in its words.
     pub(super) fn look(&self, looking: &mut Looking) -> Result<(), String> {
         self.renew(looking)?;
+        // It lasts only if this look has it again.
+        let doubt_before = looking.doubt.take();
+        let doubt = |doubted| Doubt::after(doubt_before, doubted);
         if looking.observer.is_none() {
             let mut client = self.settings.reading(None)?;
             // What there is, and not what readers may see of it while a transaction of somebody else is open.
@@ -154,8 +108,8 @@ impl Watch {
             )
         })?;
         let Some((partitions, leader)) = found else {
-            if looking.doubt.is_over() && self.is_ready() {
-                self.is_gone(looking, Another::Missing);
+            if self.is_ready() {
+                self.doubt_topic(looking, doubt(Doubted::Topic), Another::Missing);
             }
             return Err(format!("topic `{}` is gone", self.settings.topic));
         };
@@ -168,24 +122,31 @@ impl Watch {
             .flatten();
         let extents = self.extents(observer, looking.partitions)?;
         if let Some(another) = self.is_another(id, &extents) {
-            if !looking.doubt.is_over() {
-                return Ok(());
-            }
-            self.is_gone(looking, another);
-            return Err("the topic was made anew".to_owned());
+            return match self.doubt_topic(looking, doubt(Doubted::Topic), another) {
+                true => Err("the topic was made anew".to_owned()),
+                false => Ok(()),
+            };
         }
         let heard = self.heard.load(Ordering::Acquire);
-        let has_news = heard > looking.heard.max(self.generation.load(Ordering::Acquire))
+        let has_news = heard > self.generation.load(Ordering::Acquire)
             || id.is_some() && self.seen.topic_id().is_none();
         if !self.is_ready() || has_news {
             let found = Found {
                 topic: id,
                 written: extents.iter().any(|extent| extent.end > 0),
             };
-            self.agree(found, looking.has_lost, &mut looking.doubt)?;
-            (looking.has_lost, looking.heard) = (false, heard);
+            let agreed = self.agree(found, looking.former, doubt);
+            let generation = agreed.map_err(|disagreement| {
+                looking.doubt = disagreement.doubt;
+                disagreement.words
+            })?;
+            looking.former = None;
+            // Unless somebody claimed yet another one meanwhile. One of a control topic that is no more counts for nothing.
+            let order = Ordering::AcqRel;
+            self.heard
+                .compare_exchange(heard, generation, order, Ordering::Relaxed)
+                .ok();
         }
-        looking.doubt = Doubt::default();
         self.seen.set_extents(extents);
         // Events are taken in all the same, also while a coordinator of groups is away.
         let fault = self.look_at_groups(looking).err();
@@ -222,89 +183,11 @@ impl Watch {
         }
     }
 
-    /// How this is not the topic that was seen before, if so.
-    fn is_another(&self, id: Option<u128>, extents: &[Extent]) -> Option<Another> {
-        if !self.is_ready() {
-            return None;
-        }
-        let differ = |(now, before)| now != before;
-        if id.zip(self.seen.topic_id()).is_some_and(differ) {
-            return Some(Another::HasOtherId);
-        }
-        has_shrunk(&self.seen.extents(), extents).then_some(Another::HasShrunk)
-    }
-
-    /// The topic of the name that is known is no more.
-    fn is_gone(&self, looking: &mut Looking, another: Another) {
-        tracing::error!(topic = self.settings.topic, "{}", another.words());
-        looking.checked = None;
-        looking.doubt = Doubt::default();
-        looking.has_lost = another == Another::HasShrunk;
-        self.is_ready.send_replace(false);
-        self.seen.forget();
-    }
-
     fn open_sender(&self, message_bytes_max: usize) -> Result<(), String> {
         let client = self.settings.producing(message_bytes_max)?;
         let sender = Sender::open(&client, message_bytes_max)?;
         self.sender.store(Some(Arc::new(sender)));
         Ok(())
-    }
-
-    /// Agrees with the other processes on the name of the topic.
-    fn agree(&self, found: Found, has_lost: bool, doubt: &mut Doubt) -> Result<(), String> {
-        let before = self.seen.identity();
-        // It was only away, or is here all the time.
-        let is_known = found.topic.is_some() && found.topic == self.seen.topic_id();
-        let is_same = !has_lost && (is_known || self.is_ready());
-        let former = (before != 0 && !is_same).then_some(before);
-        loop {
-            let names = table::names(&self.settings)?;
-            let names = || names.iter().map(String::as_str);
-            let agreed = identity::agreed(names());
-            if let Some(agreed) = agreed.filter(|agreed| former != Some(agreed.name)) {
-                if found
-                    .topic
-                    .is_some_and(|id| identity::is_of_former(names(), &agreed, id))
-                {
-                    return Err("a broker tells of the topic before this one".to_owned());
-                }
-                // A look ago, it may have been empty still.
-                if found.is_another_than(&agreed) && !doubt.is_over() {
-                    return Err("the topic is not the one that events were in before".to_owned());
-                }
-            }
-            match identity::next(agreed, found, former) {
-                Next::Take(Identity {
-                    generation,
-                    name,
-                    used,
-                    ..
-                }) => {
-                    self.generation.store(generation, Ordering::Release);
-                    let used = if used { generation } else { 0 };
-                    self.used.store(used, Ordering::Release);
-                    self.seen.set_name(Name {
-                        identity: name,
-                        topic_id: found.topic,
-                    });
-                    return Ok(());
-                }
-                Next::Write(records) => {
-                    let Some(sender) = self.sender.load_full() else {
-                        return Err("there is no producer".to_owned());
-                    };
-                    let records = records.into_iter();
-                    let records: Vec<_> = records
-                        .map(|name| (name, Some(Bytes::from_static(b"1"))))
-                        .collect();
-                    let put = table::put(&sender, &self.settings, &records);
-                    self.runtime
-                        .block_on(put)
-                        .map_err(|error| error.to_string())?;
-                }
-            }
-        }
     }
 
     /// What each partition holds.
@@ -434,30 +317,5 @@ impl Watch {
             }
             Err(error) => Err(error.to_string()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_topic_made_anew_holds_less_in_every_partition_that_held_something() {
-        let extents = |ends: &[u64]| -> Vec<_> {
-            let ends = (0..).zip(ends);
-            let extent = |(partition, end): (u32, &u64)| Extent {
-                partition,
-                start: 0,
-                end: *end,
-            };
-            ends.map(extent).collect()
-        };
-        let before = extents(&[7, 0, 3]);
-        assert!(has_shrunk(&before, &extents(&[0, 0, 0])));
-        assert!(has_shrunk(&before, &extents(&[1, 5, 2, 0])));
-        // A new leader that does not know of all yet; nothing new; nothing known.
-        assert!(!has_shrunk(&before, &extents(&[0, 0, 3])));
-        assert!(!has_shrunk(&before, &before));
-        assert!(!has_shrunk(&extents(&[0, 0]), &extents(&[0, 0])));
     }
 }
