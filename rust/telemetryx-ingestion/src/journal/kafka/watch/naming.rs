@@ -171,8 +171,8 @@ impl Watch {
                 Next::Take(Identity {
                     generation,
                     name,
+                    topic,
                     used,
-                    ..
                 }) => {
                     self.generation.store(generation, Ordering::Release);
                     let used = if used { generation } else { 0 };
@@ -182,7 +182,7 @@ impl Watch {
                     }
                     self.seen.set_name(Name {
                         identity: name,
-                        topic_id: found.topic,
+                        topic_id: found.topic.or(topic),
                     });
                     return Ok(generation);
                 }
