@@ -204,6 +204,50 @@ fn rows_that_somebody_deleted_are_passed_as_expired_and_said() {
 }
 
 #[test]
+fn piece_that_somebody_dropped_is_passed_as_expired_and_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let postgres = Postgres::start();
+    let mut service = service(&postgres.url(), "", folder.path()).start();
+    eventually(SOON, "it is well", || is_well(&service));
+    let config = config(&postgres.url(), "", folder.path());
+    service.set_config(&config.replace("routes:", "roles: [ingest, query]\nroutes:"));
+    service.terminate();
+    service.restart();
+    for (number, name) in [(2, "first"), (3, "second"), (4, "third")] {
+        post(&service, ids(name, 5));
+        postgres.sql(&format!("SELECT telemetryx_journal.make_piece({number})"));
+    }
+    post(&service, ids("fourth", 5));
+    // The oldest, one in the middle, and the one that is written.
+    for number in [1, 3, 4] {
+        postgres.sql(&format!("DROP TABLE telemetryx_journal.queue_{number}"));
+    }
+    post(&service, ids("fifth", 5));
+    eventually(SOON, "it is well again", || is_well(&service));
+    service.set_config(&config);
+    service.terminate();
+    service.restart();
+    settle(&service);
+    let books = assert_books_balance(&service);
+    assert_eq!(books["routes"]["lines"]["expired"], 15, "{books}");
+    let came = came(folder.path());
+    let kept: Vec<_> = ["second", "fifth"]
+        .iter()
+        .flat_map(|name| ids(name, 5))
+        .collect();
+    assert_eq!(came, kept);
+    let health = service.get("/health").json();
+    let damage = health["journal"]["damage"].as_array().unwrap();
+    assert_eq!(damage.len(), 3, "{health}");
+    // Dropped in order they are gone from the books, too.
+    eventually(SOON, "the position is saved", || {
+        postgres.sql("SELECT telemetryx_journal.drop_piece(1)") == "t"
+    });
+    let oldest = "SELECT min(piece) FROM telemetryx_journal.pieces";
+    assert_eq!(postgres.sql(oldest), "2");
+}
+
+#[test]
 fn position_that_somebody_deleted_is_made_anew_and_seen() {
     let folder = tempfile::tempdir().unwrap();
     let postgres = Postgres::start();

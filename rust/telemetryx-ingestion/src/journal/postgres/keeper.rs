@@ -24,6 +24,9 @@ const SETUP_OF_MAKING: &str = "SET lock_timeout = '2s'; SET jit = off";
 
 const MAKE: &str = "SELECT {s}.make_piece($1)";
 const DROP: &str = "SELECT {s}.drop_piece($1)";
+/// The newest piece is there in the books only.
+const REPLACE: &str = "SELECT {s}.make_piece(max(piece) + 1) FROM {s}.pieces \
+    HAVING to_regclass(format('%I.queue_%s', {channel}, max(piece))) IS NULL";
 const FORGET: &str =
     "DELETE FROM {s}.members WHERE lease_until < clock_timestamp() - interval '1 hour'";
 
@@ -62,6 +65,20 @@ pub(super) async fn keep(core: Arc<Core>) {
                 "the pieces of the queue are not kept; it is tried again"
             ),
         }
+    }
+}
+
+/// Begins another piece if somebody dropped the table of the one that is written.
+pub(super) async fn replace_dropped(link: &Link) {
+    match link.rows(REPLACE, &[]).await {
+        Ok(made) if made.is_empty() => {}
+        Ok(_) => tracing::error!(
+            "somebody dropped the piece of the queue that is written: what was in it is gone, what comes is in another one"
+        ),
+        Err(fault) => tracing::warn!(
+            reason = fault.words(),
+            "a piece that is missing cannot be replaced"
+        ),
     }
 }
 

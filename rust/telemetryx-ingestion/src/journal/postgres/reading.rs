@@ -6,6 +6,7 @@ use tokio_postgres::types::ToSql;
 
 use super::super::{BatchLimit, Delivery, JournalError, Slice};
 use super::core::Core;
+use super::link::Fault;
 use super::seen::Piece;
 
 /// Rows that are asked for at once.
@@ -85,6 +86,7 @@ pub(super) async fn rows(
         if turn > 0 {
             core.refresh().await?;
         }
+        hole = None;
         let start = core.seen().start(partition).offset;
         if from < start {
             return Ok(Found::Gap {
@@ -97,11 +99,19 @@ pub(super) async fn rows(
             .iter()
             .rfind(|piece| piece.start(partition).offset <= from);
         let Some(piece) = piece else { continue };
+        let after = pieces.iter().find(|later| later.number > piece.number);
+        let after = after.map(|later| later.start(partition).offset.min(to));
+        let dropped = after.unwrap_or(to);
         let (from_number, to_number) = (number(from)?, number(to)?);
         let parameters: [&(dyn ToSql + Sync); 4] = [&number_of, &from_number, &to_number, &bytes];
-        let read = match core.reads().rows(&rows_of(piece), &parameters).await {
+        // What decides that something is not there comes from the server that told of the pieces.
+        let is_last = turn + 1 == TRIES;
+        let read = match asked(core, is_last, &rows_of(piece), &parameters).await {
             Ok(read) => read,
-            Err(fault) if fault.is_missing() => continue,
+            Err(fault) if fault.is_missing() => {
+                hole = (is_last && is_listed(core, piece).await?).then_some(dropped);
+                continue;
+            }
             Err(fault) => return Err(fault.into()),
         };
         let rows = read.iter().map(row).filter(Row::is_sound);
@@ -124,21 +134,20 @@ pub(super) async fn rows(
         // Pieces are told of a little later than they are made: it is looked once more.
         let next = match next {
             Some(next) => Some(next),
-            None => match core
-                .reads()
-                .rows(&next_in(piece), &[&number_of, &from_number])
-                .await
-            {
-                Ok(rows) => rows
-                    .first()
-                    .and_then(|row| row.get::<_, Option<i64>>(0))
-                    .map(i64::unsigned_abs),
-                Err(fault) if fault.is_missing() => continue,
-                Err(fault) => return Err(fault.into()),
-            },
+            None => {
+                match asked(core, is_last, &next_in(piece), &[&number_of, &from_number]).await {
+                    Ok(rows) => rows
+                        .first()
+                        .and_then(|row| row.get::<_, Option<i64>>(0))
+                        .map(i64::unsigned_abs),
+                    Err(fault) if fault.is_missing() => {
+                        hole = (is_last && is_listed(core, piece).await?).then_some(dropped);
+                        continue;
+                    }
+                    Err(fault) => return Err(fault.into()),
+                }
+            }
         };
-        let after = pieces.iter().find(|later| later.number > piece.number);
-        let after = after.map(|later| later.start(partition).offset);
         hole = Some(next.or(after).map_or(to, |next| next.min(to)));
     }
     let Some(to) = hole.filter(|to| *to > from) else {
@@ -150,6 +159,26 @@ pub(super) async fn rows(
         "partition {partition}: the events from offset {from} up to {to} are not in the queue, or their row was changed"
     ));
     Ok(Found::Gap { to, why: MISSING })
+}
+
+/// True if a piece whose table is not there is in the books: dropped in order, it would not be; somebody else has.
+async fn is_listed(core: &Core, piece: &Piece) -> Result<bool, JournalError> {
+    core.refresh().await?;
+    let now = core.seen().pieces();
+    Ok(now.iter().any(|now| now.number == piece.number))
+}
+
+/// Asks where events are read, or where it was looked for pieces.
+async fn asked(
+    core: &Core,
+    where_looked: bool,
+    sql: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<tokio_postgres::Row>, Fault> {
+    match where_looked {
+        true => core.rows_where_looked(sql, parameters).await,
+        false => core.reads().rows(sql, parameters).await,
+    }
 }
 
 /// Where the next row begins.
@@ -242,7 +271,12 @@ pub(super) async fn offset_at(
         let middle = from + (to - from) / 2;
         let asked = i64::try_from(middle).map_err(|error| JournalError::Io(error.to_string()))?;
         let parameters: [&(dyn ToSql + Sync); 2] = [&number_of, &asked];
-        let found = core.reads().rows(&sql, &parameters).await?;
+        let found = match core.reads().rows(&sql, &parameters).await {
+            Ok(found) => found,
+            // Somebody dropped it.
+            Err(fault) if fault.is_missing() => break,
+            Err(fault) => return Err(fault.into()),
+        };
         let Some(row) = found.first() else { break };
         let (first, events, received): (i64, i32, i64) = (row.get(0), row.get(1), row.get(2));
         let first = first.unsigned_abs();

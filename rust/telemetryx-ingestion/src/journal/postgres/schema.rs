@@ -156,7 +156,8 @@ BEGIN
     ) THEN
         RETURN false;
     END IF;
-    EXECUTE format('DROP TABLE {s}.queue_%s', number);
+    -- Somebody else may have.
+    EXECUTE format('DROP TABLE IF EXISTS {s}.queue_%s', number);
     DELETE FROM {s}.pieces WHERE piece = number;
     RETURN true;
 END $$;

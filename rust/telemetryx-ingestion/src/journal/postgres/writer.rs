@@ -10,6 +10,7 @@ use tokio_postgres::types::ToSql;
 use super::super::{AppendError, Position, Range};
 use super::append::{Queue, Waiting};
 use super::core::Core;
+use super::keeper;
 use super::link::{Fault, Link};
 use super::seen::End;
 use super::settings::Settings;
@@ -78,6 +79,7 @@ pub(super) async fn write(core: Arc<Core>, metrics: Arc<Metrics>) {
             Err(fault) => {
                 core.seen().failed(fault.words(), true);
                 if fault.is_missing() {
+                    keeper::replace_dropped(&link).await;
                     core.look_again();
                 }
                 refuse(group, fault.words());
