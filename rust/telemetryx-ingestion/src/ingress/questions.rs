@@ -51,6 +51,8 @@ pub struct Questions {
     anybody: Queue,
     /// Those who ask for counts, which may be elsewhere.
     counts: Queue,
+    /// Those who ask where events are, which takes reading the journal.
+    receipts: Queue,
     /// Those who have shown that they may: strangers do not stand before them.
     operators: Queue,
     readers: Arc<Semaphore>,
@@ -90,6 +92,7 @@ impl Questions {
             body_timeout: config.body_timeout.into(),
             anybody: Queue::new(),
             counts: Queue::new(),
+            receipts: Queue::new(),
             operators: Queue::new(),
             readers: Arc::new(Semaphore::new(READERS_MAX)),
         }
@@ -161,7 +164,7 @@ impl Questions {
             (Endpoint::Receipts, path) => {
                 let receipt = decoded(path, "/receipts/")?;
                 let answer = move |query: &Query| query::receipt(query, &receipt);
-                self.ask(&self.anybody, answer).await
+                self.ask(&self.receipts, answer).await
             }
             (Endpoint::Events, _) => {
                 query.admin.check(request.headers(), request.uri(), peer)?;
