@@ -27,6 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_SOON: Duration = Duration::from_millis(30);
 /// The longest wait for a look that was asked for.
 const LOOK_WAIT_MAX: Duration = Duration::from_secs(15);
+/// The same while Kafka was there once and is known to be away.
+const LOOK_WAIT_AWAY: Duration = Duration::from_secs(1);
 /// The longest wait for threads and messages at the end.
 const END_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -200,6 +202,12 @@ impl Watch {
     /// # Errors
     /// Kafka does not answer.
     pub(super) async fn look_now(&self) -> Result<(), JournalError> {
+        let unreachable = self.seen.problem().and_then(|problem| problem.unreachable);
+        let is_away = unreachable.is_some_and(|since| since.elapsed() > LOOK_WAIT_AWAY);
+        let patience = match is_away && self.is_ready() {
+            true => LOOK_WAIT_AWAY,
+            false => LOOK_WAIT_MAX,
+        };
         let mut looked = self.looked.subscribe();
         let wanted = {
             let mut wanted = self.wanted.lock();
@@ -208,7 +216,7 @@ impl Watch {
         };
         self.wake.notify_all();
         let done = looked.wait_for(|looked| *looked >= wanted);
-        let done = tokio::time::timeout(LOOK_WAIT_MAX, done).await;
+        let done = tokio::time::timeout(patience, done).await;
         let problem = self.seen.problem();
         let problem = problem.filter(|problem| problem.unreachable.is_some());
         match (done, problem) {
