@@ -170,6 +170,8 @@ impl Settings {
                 self.delivery_timeout.as_millis().to_string(),
             )
             .set("message.max.bytes", message_bytes_max.to_string())
+            // The journal makes its topics, and not as brokers do by themselves.
+            .set("allow.auto.create.topics", "false")
             .set("queue.buffering.max.messages", "0");
         // What is sent together is one message to the topic's limit.
         let given = client

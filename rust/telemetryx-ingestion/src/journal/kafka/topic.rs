@@ -184,6 +184,19 @@ fn doubts(topic: &str, told: &Told, settings: &Settings, replicas: usize) -> Vec
              one; set cleanup.policy=delete"
         ));
     }
+    let kind = told.0.get("message.timestamp.type");
+    if let Some(kind) = kind.filter(|kind| *kind != "LogAppendTime") {
+        doubts.push(format!(
+            "topic `{topic}` has message.timestamp.type `{kind}`: a replay from a time goes by the clocks of those who wrote; \
+             set message.timestamp.type=LogAppendTime"
+        ));
+    }
+    let most: Option<usize> = told.number("max.message.bytes");
+    if let Some(most) = most.filter(|most| *most < MESSAGE_BYTES_USUAL) {
+        doubts.push(format!(
+            "topic `{topic}` takes messages of at most {most} bytes (max.message.bytes): larger events are refused with 413"
+        ));
+    }
     // -1 is for ever.
     let kept = told.number("retention.ms").map(Duration::from_millis);
     if let Some(kept) = kept.filter(|kept| *kept < KEPT_MIN) {

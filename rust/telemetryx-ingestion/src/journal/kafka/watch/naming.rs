@@ -87,7 +87,10 @@ impl Another {
     fn words(self) -> &'static str {
         match self {
             Self::Missing => "the topic is gone",
-            Self::HasOtherId => "the topic was deleted and made anew: it has another id",
+            Self::HasOtherId => {
+                "the topic was deleted and made anew (it has another id): every route begins at its beginning, what was in the \
+                 former is gone, and receipts of it are not known any more"
+            }
             Self::HasShrunk => {
                 "every partition of the topic holds less than it did: it was deleted and made anew, or brokers lost what \
                  they had acknowledged"
