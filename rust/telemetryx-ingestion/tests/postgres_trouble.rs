@@ -56,6 +56,29 @@ fn ids(name: &str, count: usize) -> Vec<String> {
         .collect()
 }
 
+fn restart_with(service: &mut Service, config: &str) {
+    service.set_config(config);
+    service.terminate();
+    service.restart();
+}
+
+/// A service that knows its route and does not deliver, and the config with which it does.
+fn takes_in_only(postgres: &Postgres, folder: &Path) -> (Service, String) {
+    let mut service = service(&postgres.url(), "", folder).start();
+    eventually(SOON, "it is well", || is_well(&service));
+    let config = config(&postgres.url(), "", folder);
+    let door = config.replace("routes:", "roles: [ingest, query]\nroutes:");
+    restart_with(&mut service, &door);
+    (service, config)
+}
+
+/// The books once all that waited was delivered by this config.
+fn delivered_with(service: &mut Service, config: &str) -> Value {
+    restart_with(service, config);
+    settle(service);
+    assert_books_balance(service)
+}
+
 /// The ids that came, each once, in their order.
 fn came(folder: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(folder.join("lines")).unwrap_or_default();
@@ -162,12 +185,7 @@ fn server_that_takes_nothing_in_is_left_for_one_that_does() {
 fn rows_that_somebody_deleted_are_passed_as_expired_and_said() {
     let folder = tempfile::tempdir().unwrap();
     let postgres = Postgres::start();
-    let mut service = service(&postgres.url(), "", folder.path()).start();
-    eventually(SOON, "it is well", || is_well(&service));
-    let config = config(&postgres.url(), "", folder.path());
-    service.set_config(&config.replace("routes:", "roles: [ingest, query]\nroutes:"));
-    service.terminate();
-    service.restart();
+    let (mut service, config) = takes_in_only(&postgres, folder.path());
     post(&service, ids("e", 30));
     // In the middle, and at the end of a piece.
     postgres.sql("DELETE FROM telemetryx_journal.queue WHERE first_offset IN (3, 10, 11, 19)");
@@ -181,11 +199,7 @@ fn rows_that_somebody_deleted_are_passed_as_expired_and_said() {
         "SELECT string_agg(piece::text, ' ' ORDER BY piece) FROM telemetryx_journal.pieces";
     assert_eq!(postgres.sql(numbers), "1 2", "only the next one is made");
     post(&service, ids("later", 5));
-    service.set_config(&config);
-    service.terminate();
-    service.restart();
-    settle(&service);
-    let books = assert_books_balance(&service);
+    let books = delivered_with(&mut service, &config);
     assert_eq!(books["routes"]["lines"]["expired"], 6, "{books}");
     assert_eq!(books["routes"]["lines"]["delivered"], 29, "{books}");
     let came = came(folder.path());
@@ -207,12 +221,7 @@ fn rows_that_somebody_deleted_are_passed_as_expired_and_said() {
 fn piece_that_somebody_dropped_is_passed_as_expired_and_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let postgres = Postgres::start();
-    let mut service = service(&postgres.url(), "", folder.path()).start();
-    eventually(SOON, "it is well", || is_well(&service));
-    let config = config(&postgres.url(), "", folder.path());
-    service.set_config(&config.replace("routes:", "roles: [ingest, query]\nroutes:"));
-    service.terminate();
-    service.restart();
+    let (mut service, config) = takes_in_only(&postgres, folder.path());
     for (number, name) in [(2, "first"), (3, "second"), (4, "third")] {
         post(&service, ids(name, 5));
         postgres.sql(&format!("SELECT telemetryx_journal.make_piece({number})"));
@@ -224,11 +233,7 @@ fn piece_that_somebody_dropped_is_passed_as_expired_and_replaced() {
     }
     post(&service, ids("fifth", 5));
     eventually(SOON, "it is well again", || is_well(&service));
-    service.set_config(&config);
-    service.terminate();
-    service.restart();
-    settle(&service);
-    let books = assert_books_balance(&service);
+    let books = delivered_with(&mut service, &config);
     assert_eq!(books["routes"]["lines"]["expired"], 15, "{books}");
     let came = came(folder.path());
     let kept: Vec<_> = ["second", "fifth"]
