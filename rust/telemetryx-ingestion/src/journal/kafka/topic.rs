@@ -178,13 +178,16 @@ fn doubts(topic: &str, told: &Told, settings: &Settings, replicas: usize) -> Vec
             "topic `{topic}` has {replicas} replicas and min.insync.replicas is {in_sync}: nothing can be written"
         ));
     }
-    if let Some(policy) = told.policy().filter(|policy| policy.contains("compact")) {
+    if let Some(policy) = told
+        .text("cleanup.policy")
+        .filter(|policy| policy.contains("compact"))
+    {
         doubts.push(format!(
             "topic `{topic}` is compacted (cleanup.policy is `{policy}`): Kafka removes events whose key has a newer \
              one; set cleanup.policy=delete"
         ));
     }
-    let kind = told.0.get("message.timestamp.type");
+    let kind = told.text("message.timestamp.type");
     if let Some(kind) = kind.filter(|kind| *kind != "LogAppendTime") {
         doubts.push(format!(
             "topic `{topic}` has message.timestamp.type `{kind}`: a replay from a time goes by the clocks of those who wrote; \
@@ -210,7 +213,9 @@ fn doubts(topic: &str, told: &Told, settings: &Settings, replicas: usize) -> Vec
 
 /// What is wrong with the settings of the topic of what all processes must know.
 fn doubts_of_control(topic: &str, told: &Told) -> Option<String> {
-    let policy = told.policy().filter(|policy| *policy != "compact")?;
+    let policy = told
+        .text("cleanup.policy")
+        .filter(|policy| *policy != "compact")?;
     Some(format!(
         "topic `{topic}` has cleanup.policy `{policy}`: in time Kafka removes what all processes must know, dead letters \
          among it; set cleanup.policy=compact"
@@ -263,12 +268,12 @@ fn make(
 struct Told(HashMap<String, String>);
 
 impl Told {
-    fn number<T: FromStr>(&self, name: &str) -> Option<T> {
-        self.0.get(name).and_then(|text| text.parse().ok())
+    fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
     }
 
-    fn policy(&self) -> Option<&str> {
-        self.0.get("cleanup.policy").map(String::as_str)
+    fn number<T: FromStr>(&self, name: &str) -> Option<T> {
+        self.text(name)?.parse().ok()
     }
 }
 

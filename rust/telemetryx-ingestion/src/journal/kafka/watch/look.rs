@@ -30,6 +30,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(60);
 /// How often, and after which time, a partition that is not known is asked for again.
 const UNKNOWN_TRIES_MAX: u32 = 10;
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(100);
+
 /// What the thread keeps for itself.
 #[derive(Default)]
 pub(super) struct Looking {
